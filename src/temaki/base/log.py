@@ -1,0 +1,50 @@
+"""Metric lines: one JSON object a line, appended as a run goes on."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from temaki.base import files
+
+
+class MetricLog:
+    """Appends metric lines to `metrics.jsonl`; each line is flushed, so that a killed run keeps what it logged."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = path.open("a", encoding="utf-8", newline="\n")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line. A number that JSON has no word for (nan, inf) is written as text."""
+        self._file.write(json.dumps({key: _plain(value) for key, value in line.items()}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metric log in order; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict):
+                yield line
+
+
+def cut(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`: what a resumed run will write again."""
+    if path.exists():
+        kept = [line for line in read(path) if line.get("step", 0) <= step]
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

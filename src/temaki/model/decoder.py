@@ -1,0 +1,67 @@
+"""The decoder: embedding, blocks, norm, head. Letters: N ids, D width, V vocabulary."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from temaki.base.rows import Rows
+from temaki.model.block import Block
+from temaki.model.config import DecoderConfig
+from temaki.model.heads import Head
+from temaki.model.layout import Layout, Memory
+from temaki.model.part import Part, Role, roles
+from temaki.model.positions import Rotary
+from temaki.model.state import ModelState, Seats
+
+
+class Decoder(Part):
+    """Rows of ids -> hidden vectors [N, D]; `head.logits` turns those into logits."""
+
+    def __init__(self, config: DecoderConfig, blocks: Sequence[Block], norm: nn.Module, rotaries: Mapping[str, Rotary]):
+        super().__init__()
+        self.config = config
+        filling = "tied" if config.tied else "embedding"
+        self.embedding = self.add(
+            "embedding", config.vocabulary, config.width, role=Role("embedding"), filling=filling
+        )
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.rotaries = nn.ModuleDict(rotaries)
+        if config.tied:
+            self.head = Head(self.embedding)
+        else:
+            weight = self.add("unembedding", config.vocabulary, config.width, role=Role("head"), filling="head")
+            self.head = Head(weight)
+
+    def forward(self, rows: Rows, state: Seats | None = None, memory: Memory | None = None) -> Tensor:
+        if not torch.compiler.is_compiling() and len(rows.ids):
+            self.extend(int(rows.positions.max()) + 1)
+        x = F.embedding(rows.ids, self.embedding)
+        angles = {name: rotary(rows.positions, x.dtype) for name, rotary in self.rotaries.items()}
+        if state is None:
+            layout, layers = Layout(rows, angles), [None] * len(self.blocks)
+        else:
+            lengths = state.state.lengths
+            layout = Layout(rows, angles, state.slots, tuple(lengths[slot] for slot in state.slots))
+            layers = state.state.layers
+        for block, layer in zip(self.blocks, layers, strict=True):
+            x = block(x, layout, layer, memory)
+        if state is not None:
+            state.state.advance(state.slots, rows.cuts.diff().tolist())
+        return self.norm(x)
+
+    def extend(self, room: int) -> None:
+        """Make the position tables serve `room` positions."""
+        for rotary in self.rotaries.values():
+            rotary.extend(room)  # type: ignore[operator]
+
+    def roles(self) -> Mapping[str, Role]:
+        """The role of every parameter, each once; a tied one under its first name."""
+        return roles(self)
+
+    def new_state(self, slots: int, room: int, spare: int = 1) -> ModelState:
+        """Empty state for `slots` slots of `room` ids; `spare` is the longest draft + 1, for windows."""
+        layers = [block.mixer.new_state(slots, room, spare) for block in self.blocks]  # type: ignore[operator, union-attr]
+        return ModelState(layers, slots, room)

@@ -1,0 +1,120 @@
+"""The head: hidden vectors to logits, and the loss that never holds all logits at once.
+
+Letters: N places, D width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK = 1 << 21
+"""Logits held at a time."""
+
+
+def linear_nll(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, smooth: float = 0.0, z: float = 0.0
+) -> Tensor:
+    """sum_i w_i (logsumexp(l_i) - sum_v q_iv l_iv + z logsumexp(l_i)^2) with logits l = hidden weight^T, in chunks.
+
+    hidden [N, D], weight [V, D], targets int64 [N], weights [N]; q = (1 - smooth) onehot(target) + smooth / V (the
+    smoothed mass is spread over all classes). Returns a scalar in float32 or better; [N, V] never exists: the gradient
+    is made chunk by chunk together with the sum.
+
+    >>> linear_nll(torch.zeros(3, 2), torch.ones(4, 2), torch.tensor([0, 1, 2]), torch.tensor([1.0, 1.0, 0.0]))
+    tensor(2.7726)
+    """
+    needs = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    return _linear_nll(hidden, weight, targets, weights, smooth, z, needs)[0]
+
+
+def linear_nll_each(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(hidden weight^T)[target] of each place, without gradient: [N] in float32 or better."""
+    with torch.no_grad():
+        parts = [
+            F.cross_entropy(_wide(F.linear(h, weight)), t, reduction="none")
+            for h, t in zip(*_chunks(weight.shape[0], hidden, targets), strict=True)
+        ]
+    return torch.cat(parts) if parts else _wide(hidden.new_zeros(0))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _chunks(vocabulary: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    return [x.split(max(1, CHUNK // vocabulary)) for x in tensors]
+
+
+@torch.library.custom_op("temaki::linear_nll", mutates_args=())
+def _linear_nll(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, smooth: float, z: float, needs: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(sum, gradient of hidden, gradient of weight); the gradients are empty where not needed."""
+    total = _wide(hidden.new_zeros(()))
+    size = weight.shape[0]
+    into_hidden = torch.empty_like(hidden) if needs else hidden.new_empty(0)
+    into_weight = torch.zeros_like(weight) if needs else weight.new_empty(0)
+    start = 0
+    for h, t, w in zip(*_chunks(size, hidden, targets, weights), strict=True):
+        logits = _wide(F.linear(h, weight))
+        w = w.to(logits.dtype)
+        lse = logits.logsumexp(-1)
+        picked = logits.gather(-1, t[:, None]).squeeze(-1)
+        nll = lse - (1 - smooth) * picked + z * lse.square()
+        if smooth:
+            nll = nll - smooth * logits.mean(-1)
+        total += (w * nll).sum()
+        if needs:
+            grad = logits.sub_(lse[:, None]).exp_().mul_((w * (1 + 2 * z * lse))[:, None])
+            if smooth:
+                grad -= (w * smooth / size)[:, None]
+            at = torch.arange(len(t), device=t.device)
+            grad[at, t] -= w * (1 - smooth)
+            grad = grad.to(weight.dtype)
+            torch.mm(grad, weight, out=into_hidden[start : start + len(h)])
+            into_weight.addmm_(grad.mT, h)
+        start += len(h)
+    return total, into_hidden, into_weight
+
+
+@_linear_nll.register_fake
+def _(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, smooth: float, z: float, needs: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    empty = (torch.empty_like(hidden), torch.empty_like(weight)) if needs else (hidden.new_empty(0), weight.new_empty(0))
+    return (hidden.new_empty((), dtype=wide), *empty)
+
+
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    _, into_hidden, into_weight = output
+    ctx.save_for_backward(into_hidden, into_weight)
+    ctx.mark_non_differentiable(into_hidden, into_weight)
+
+
+def _backward(ctx, grad: Tensor, _hidden: Tensor, _weight: Tensor):  # type: ignore[no-untyped-def]
+    into_hidden, into_weight = ctx.saved_tensors
+    return grad.to(into_hidden.dtype) * into_hidden, grad.to(into_weight.dtype) * into_weight, None, None, None, None, None
+
+
+_linear_nll.register_autograd(_backward, setup_context=_save)
+
+
+class Head(nn.Module):
+    """Logits from hidden vectors by one matrix [V, D], which may be the embedding's."""
+
+    def __init__(self, weight: nn.Parameter):
+        super().__init__()
+        self.weight = weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, D] -> [n, V]."""
+        return F.linear(hidden, self.weight)
+
+    def nll(self, hidden: Tensor, targets: Tensor, weights: Tensor, smooth: float = 0.0, z: float = 0.0) -> Tensor:
+        """The weighted sum of the losses of all places, see `linear_nll`."""
+        return linear_nll(hidden, self.weight, targets, weights, smooth, z)
+
+    def nll_each(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Each place's -log probability of its target, in nats, without gradient: [N]."""
+        return linear_nll_each(hidden, self.weight, targets)

@@ -1,0 +1,38 @@
+"""`Layout`: what all layers of one forward share. Letters: N ids, n pieces."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from temaki.base.rows import Rows
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows, the tables of their positions, and, in decoding, the slot of each piece and what its state has read."""
+
+    rows: Rows
+    angles: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Per rotary table: cos and sin [N, 1, K/2] at the rows' positions."""
+    slots: tuple[int, ...] | None = None
+    """Decoding: the state slot of piece i; None in training."""
+    past: tuple[int, ...] = ()
+    """Decoding: how many ids the slot of piece i has read before this call."""
+
+    @cached_property
+    def pieces(self) -> list[tuple[int, int]]:
+        """(start, stop) of each piece, in 0..N, as host integers."""
+        ends = self.rows.cuts.tolist()
+        return list(zip(ends, ends[1:], strict=False))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An encoder's output for cross-attention: piece i of the rows reads piece i of the memory."""
+
+    hidden: Tensor
+    """[M, D], flat."""
+    cuts: Tensor
+    """int64 [n+1]."""

@@ -1,0 +1,54 @@
+"""`Part`: a module whose every parameter has a role (what it is to an optimizer) and a filling (its initial values).
+
+The role and the filling are said once, where the parameter is made; `roles` collects them for a whole model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Filling = Literal["matrix", "out", "embedding", "tied", "head", "ones", "zeros", "given"]
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a parameter is to an optimizer."""
+
+    kind: Literal["matrix", "embedding", "head", "vector", "dynamics"]
+    """dynamics: a recurrence's A, B or step: own rate, no decay."""
+    parts: tuple[int, ...] = ()
+    """Rows of stacked matrices (q, k, v), each its own matrix to Muon."""
+
+
+class Part(nn.Module):
+    """A module that declares role and filling with each parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own_roles: dict[str, Role] = {}
+        self.fillings: dict[str, Filling] = {}
+
+    def add(self, name: str, *shape: int, role: Role, filling: Filling, value: Tensor | None = None) -> nn.Parameter:
+        """Make and register the parameter `name`; `value` goes with the filling "given"."""
+        parameter = nn.Parameter(torch.empty(shape) if value is None else value)
+        self.register_parameter(name, parameter)
+        self.own_roles[name] = role
+        self.fillings[name] = filling
+        return parameter
+
+
+def roles(model: nn.Module) -> Mapping[str, Role]:
+    """The role of every parameter of a model, each once; a tied one under its first name."""
+    found = {
+        f"{path}.{name}" if path else name: role
+        for path, module in model.named_modules()
+        if isinstance(module, Part)
+        for name, role in module.own_roles.items()
+    }
+    names = [name for name, _ in model.named_parameters()]
+    missing = [name for name in names if name not in found]
+    assert not missing, f"parameters without a role: {missing}"
+    return {name: found[name] for name in names}

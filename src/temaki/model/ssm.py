@@ -1,0 +1,199 @@
+"""Diagonal state spaces (S4D): the functions, the part that holds their weights, and its decoding state.
+
+A channel is x' = A x + B u, y = 2 Re(C x) + skip u with diagonal complex A, held at step dt (zero-order hold):
+Abar = e^(dt A), Bbar = (Abar - 1) / A with B = 1. Training convolves with the kernel K_k = 2 Re sum_n C_n Bbar_n Abar_n^k;
+decoding steps x <- Abar x + Bbar u. Gu, Gupta, Goel, Re 2022, "On the Parameterization and Initialization of Diagonal
+State Space Models", sections 3 and 4 (S4D-Lin). Letters: N ids, D width, S = N_state / 2 conjugate pairs, L length.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from temaki.model.config import S4DConfig
+from temaki.model.layout import Layout, Memory
+from temaki.model.part import Part, Role
+
+CHUNK = 64
+"""Ids that a call with state takes at a time: bounds the powers of Abar that are held, [CHUNK, D, S]."""
+
+
+def hold(a: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero-order hold of x' = a x + u: (Abar, Bbar) = (e^(step a), (Abar - 1) / a), elementwise.
+
+    >>> hold(torch.tensor(-1.0), torch.tensor(0.5))
+    (tensor(0.6065), tensor(0.3935))
+    """
+    abar = (step * a).exp()
+    return abar, (abar - 1) / a
+
+
+def powers(abar: Tensor, length: int) -> Tensor:
+    """Abar^0 .. Abar^(L-1), stacked first: [...] -> [L, ...]."""
+    steps = torch.arange(length, device=abar.device, dtype=abar.real.dtype)
+    return (abar.log() * steps.reshape(-1, *[1] * abar.dim())).exp()
+
+
+def s4d_kernel(abar: Tensor, bbar: Tensor, c: Tensor, length: int) -> Tensor:
+    """K_k = 2 Re sum_n C_n Bbar_n Abar_n^k: complex [D, S] each -> real [D, L]."""
+    return 2 * torch.einsum("lds,ds->dl", powers(abar, length), c * bbar).real
+
+
+def causal_convolution(u: Tensor, kernel: Tensor) -> Tensor:
+    """y_t = sum_{j <= t} K_{t-j} u_j by FFT with zero padding to 2L: u [..., D, L], kernel [D, L] -> [..., D, L].
+
+    >>> causal_convolution(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.5]])).round(decimals=4)
+    tensor([[1.0000, 2.5000]])
+    """
+    length = u.shape[-1]
+    size = 1 << (2 * length - 1).bit_length()
+    return torch.fft.irfft(torch.fft.rfft(u, size) * torch.fft.rfft(kernel, size), size)[..., :length]
+
+
+def s4d_step(x: Tensor, u: Tensor, abar: Tensor, bbar: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """One id: state x [..., D, S] and input u [..., D] -> (output [..., D], new state)."""
+    x = abar * x + bbar * u[..., None]
+    return 2 * (c * x).sum(-1).real, x
+
+
+def s4d_chunk(x: Tensor, u: Tensor, abar: Tensor, bbar: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """L ids from state x [D, S], inputs u [L, D] -> (outputs [L, D], new state): the step, L times, in parallel."""
+    length = len(u)
+    if length == 1:
+        y, x = s4d_step(x, u[0], abar, bbar, c)
+        return y[None], x
+    p = powers(abar, length + 1)
+    kernel = 2 * torch.einsum("lds,ds->dl", p[:-1], c * bbar).real
+    fresh = causal_convolution(u.T, kernel).T
+    carried = 2 * torch.einsum("lds,ds->ld", p[1:], c * x).real
+    return fresh + carried, advance(x, u, abar, bbar, p)
+
+
+def advance(x: Tensor, u: Tensor, abar: Tensor, bbar: Tensor, p: Tensor | None = None) -> Tensor:
+    """The state after inputs u [L, D] from state x [D, S]: Abar^L x + sum_j Abar^(L-1-j) Bbar u_j."""
+    p = powers(abar, len(u) + 1) if p is None else p
+    return p[-1] * x + bbar * torch.einsum("lds,ld->ds", p[:-1].flip(0), u.to(p.dtype))
+
+
+class S4D(Part):
+    """Input and gate projections, one diagonal state space a channel, gate, output projection."""
+
+    def __init__(self, config: S4DConfig, width: int):
+        super().__init__()
+        self.config = config
+        pairs = config.states // 2
+        low, high = math.log(config.step_min), math.log(config.step_max)
+        self.inputs = self.add("inputs", 2 * width, width, role=Role("matrix", (width, width)), filling="matrix")
+        self.out = self.add("out", width, width, role=Role("matrix"), filling="out")
+        dynamics = Role("dynamics")
+        self.log_step = self.add(
+            "log_step", width, role=dynamics, filling="given", value=torch.rand(width) * (high - low) + low
+        )
+        self.log_decay = self.add(
+            "log_decay", width, pairs, role=dynamics, filling="given", value=torch.full((width, pairs), math.log(0.5))
+        )
+        self.frequency = self.add(
+            "frequency", width, pairs, role=dynamics, filling="given",
+            value=math.pi * torch.arange(pairs).float().repeat(width, 1),
+        )  # fmt: skip
+        self.c = self.add(
+            "c", width, pairs, 2, role=Role("vector"), filling="given", value=torch.randn(width, pairs, 2) * 0.5**0.5
+        )
+        self.skip = self.add("skip", width, role=Role("vector"), filling="ones")
+
+    def system(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(Abar, Bbar, C), complex [D, S] each, in float32 or better."""
+        wide = torch.float64 if self.log_step.dtype == torch.float64 else torch.float32
+        a = torch.complex(-self.log_decay.to(wide).exp(), self.frequency.to(wide))
+        abar, bbar = hold(a, self.log_step.to(wide).exp()[:, None])
+        return abar, bbar, torch.view_as_complex(self.c.to(wide))
+
+    @torch.compiler.disable
+    def forward(self, x: Tensor, layout: Layout, state: "S4DState | None", memory: Memory | None) -> Tensor:
+        u, gate = F.linear(x, self.inputs).chunk(2, -1)
+        system = self.system()
+        wide = u.to(self.skip.dtype if self.skip.dtype == torch.float64 else torch.float32)
+        if state is None:
+            y = _convolve_pieces(wide, layout.pieces, *system)
+        else:
+            y = state.read(wide, layout, *system)
+        y = (y + self.skip * wide).to(x.dtype)
+        return F.linear(y * F.silu(gate), self.out)
+
+    def new_state(self, slots: int, room: int, spare: int) -> "S4DState":
+        abar = self.system()[0]
+        return S4DState(self, torch.zeros(slots, *abar.shape, dtype=abar.dtype, device=abar.device))
+
+
+class S4DState:
+    """x of all slots. A mark copies x and starts a log of the inputs of the recurrence, which `rewind` runs again."""
+
+    def __init__(self, mixer: S4D, x: Tensor):
+        self.mixer = mixer
+        self.x = x
+        """Complex [R, D, S]."""
+        self.marks: dict[int, tuple[Tensor, list[Tensor]]] = {}
+
+    def read(self, u: Tensor, layout: Layout, abar: Tensor, bbar: Tensor, c: Tensor) -> Tensor:
+        """Run each piece on from its slot's state: u [N, D] -> y [N, D]."""
+        assert layout.slots is not None
+        y = torch.empty_like(u)
+        for slot, (start, stop) in zip(layout.slots, layout.pieces, strict=True):
+            if slot in self.marks:
+                self.marks[slot][1].append(u[start:stop].clone())
+            for low in range(start, stop, CHUNK):
+                high = min(low + CHUNK, stop)
+                y[low:high], self.x[slot] = s4d_chunk(self.x[slot], u[low:high], abar, bbar, c)
+        return y
+
+    def mark(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self.marks[slot] = (self.x[slot].clone(), [])
+
+    @torch.no_grad()
+    def rewind(self, slots: Sequence[int], keep: Sequence[int]) -> None:
+        abar, bbar, _ = self.mixer.system()
+        for slot, kept in zip(slots, keep, strict=True):
+            x, log = self.marks.pop(slot)
+            u = torch.cat(log)[:kept] if log else self.x.real[slot, :0, 0]
+            for low in range(0, kept, CHUNK):
+                x = advance(x, u[low : low + CHUNK], abar, bbar)
+            self.x[slot] = x
+
+    def fork(self, source: int, target: int) -> None:
+        self.x[target] = self.x[source]
+        self.marks.pop(target, None)
+
+    def save(self, slot: int, length: int) -> dict[str, Tensor]:
+        return {"x": torch.view_as_real(self.x[slot]).clone()}
+
+    def load(self, slot: int, saved: Mapping[str, Tensor]) -> None:
+        self.x[slot] = torch.view_as_complex(saved["x"])
+
+    def clear(self, slots: Sequence[int]) -> None:
+        self.x[list(slots)] = 0.0
+        for slot in slots:
+            self.marks.pop(slot, None)
+
+
+def _convolve_pieces(u: Tensor, pieces: list[tuple[int, int]], abar: Tensor, bbar: Tensor, c: Tensor) -> Tensor:
+    """Each piece convolved alone: pieces are padded to the next power of two and go through the FFT by size."""
+    sizes: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for start, stop in pieces:
+        if stop > start:
+            sizes[1 << (stop - start - 1).bit_length()].append((start, stop))
+    longest = max((stop - start for start, stop in pieces), default=0)
+    kernel = s4d_kernel(abar, bbar, c, longest)
+    order = [span for spans in sizes.values() for span in spans]
+    found: list[Tensor] = []
+    for size, spans in sizes.items():
+        length = min(size, longest)
+        batch = torch.stack([F.pad(u[start:stop], (0, 0, 0, length - (stop - start))) for start, stop in spans])
+        y = causal_convolution(batch.mT, kernel[:, :length]).mT
+        found += [each[: stop - start] for each, (start, stop) in zip(y, spans, strict=True)]
+    where = sorted(range(len(order)), key=lambda i: order[i])
+    return torch.cat([found[i] for i in where]) if found else torch.zeros_like(u)
