@@ -55,6 +55,15 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def creating(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file inside a folder that is itself still temporary; on disk when the block ends. Raises OSError."""
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make a folder's entries durable, where the system can (not on Windows)."""
     if os.name == "nt":

@@ -14,7 +14,8 @@ from temaki.model.config import AttentionConfig, RopeConfig
 from temaki.model.kernels import documents_attention
 from temaki.model.layout import Layout, Memory
 from temaki.model.norm import rms_norm
-from temaki.model.part import Part, Role
+from temaki.base.roles import Role
+from temaki.model.part import Part
 from temaki.model.positions import rotate
 
 

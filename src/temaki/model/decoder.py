@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from temaki.base.rows import Rows
 from temaki.model.block import Block
 from temaki.model.config import DecoderConfig
 from temaki.model.heads import Head
 from temaki.model.layout import Layout, Memory
-from temaki.model.part import Part, Role, roles
+from temaki.base.roles import Role
+from temaki.model.part import Part, roles
 from temaki.model.positions import Rotary
 from temaki.model.state import ModelState, Seats
 
@@ -29,6 +31,8 @@ class Decoder(Part):
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.rotaries = nn.ModuleDict(rotaries)
+        self.checkpointing = False
+        """Recompute each block's activations in the backward pass instead of keeping them."""
         if config.tied:
             self.head = Head(self.embedding)
         else:
@@ -47,7 +51,10 @@ class Decoder(Part):
             layout = Layout(rows, angles, state.slots, tuple(lengths[slot] for slot in state.slots))
             layers = state.state.layers
         for block, layer in zip(self.blocks, layers, strict=True):
-            x = block(x, layout, layer, memory)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, layout, layer, memory, use_reentrant=False)
+            else:
+                x = block(x, layout, layer, memory)
         if state is not None:
             state.state.advance(state.slots, rows.cuts.diff().tolist())
         return self.norm(x)

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from temaki.model.config import SwigluConfig, ffn_width
-from temaki.model.part import Part, Role
+from temaki.base.roles import Role
+from temaki.model.part import Part
 
 
 def silu(x: Tensor) -> Tensor:

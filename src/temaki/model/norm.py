@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from temaki.model.config import RmsNormConfig
-from temaki.model.part import Part, Role
+from temaki.base.roles import Role
+from temaki.model.part import Part
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-5) -> Tensor:

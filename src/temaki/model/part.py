@@ -4,23 +4,14 @@ The role and the filling are said once, where the parameter is made; `roles` col
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from temaki.base.roles import Role
+
 Filling = Literal["matrix", "out", "embedding", "tied", "head", "ones", "zeros", "given"]
-
-
-@dataclass(frozen=True)
-class Role:
-    """What a parameter is to an optimizer."""
-
-    kind: Literal["matrix", "embedding", "head", "vector", "dynamics"]
-    """dynamics: a recurrence's A, B or step: own rate, no decay."""
-    parts: tuple[int, ...] = ()
-    """Rows of stacked matrices (q, k, v), each its own matrix to Muon."""
 
 
 class Part(nn.Module):

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from temaki.model.config import S4DConfig
 from temaki.model.layout import Layout, Memory
-from temaki.model.part import Part, Role
+from temaki.base.roles import Role
+from temaki.model.part import Part
 
 CHUNK = 64
 """Ids that a call with state takes at a time: bounds the powers of Abar that are held, [CHUNK, D, S]."""

@@ -1,0 +1,60 @@
+"""Settings of data and batches, readable without torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from temaki.base.config import settings
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+@settings
+class DataConfig:
+    """Which text becomes which ids."""
+
+    text: Annotated[str, Field(min_length=1)] = "stdlib"
+    """A file or folder; "stdlib": the source text of this Python's standard library."""
+    vocabulary: Annotated[int, Field(ge=257)] = 4096
+    """Size of the tokenizer that is trained, specials and bytes included."""
+    split: Annotated[str, Field(min_length=1)] = "gpt2"
+    """How text is cut before merging: a pattern's name or a regular expression."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of documents kept from training, chosen by the hash of their names."""
+    errors: Literal["strict", "replace"] = "strict"
+    """What to do with bytes that are not UTF-8."""
+    tokenizer: str | None = None
+    """Folder of a tokenizer to use; None: one is trained on the training text."""
+    shards: str | None = None
+    """Folder of prepared shards to use; None: they are made from the text."""
+
+
+@settings
+class BatchConfig:
+    """How many ids a step reads, and in what rows."""
+
+    tokens: Positive = 2048
+    """Ids a step."""
+    micro: Positive | None = None
+    """Ids a micro-batch; None: the whole step at once."""
+    context: Positive = 512
+    """Ids a row."""
+
+    def __post_init__(self) -> None:
+        if self.tokens % self.context:
+            raise ValueError(f"batch.tokens ({self.tokens}) must be a multiple of batch.context ({self.context})")
+        if self.micro is not None and (self.micro % self.context or self.tokens % self.micro):
+            raise ValueError(
+                f"batch.micro ({self.micro}) must be a multiple of batch.context ({self.context}) and divide "
+                f"batch.tokens ({self.tokens})"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows a step."""
+        return self.tokens // self.context
+
+    @property
+    def micro_rows(self) -> int:
+        """Rows a micro-batch."""
+        return (self.micro or self.tokens) // self.context

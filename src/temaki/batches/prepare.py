@@ -1,0 +1,122 @@
+"""From text to shards: read, hold out, train a tokenizer, encode, write."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from temaki.base.errors import DataError
+from temaki.batches import shards
+from temaki.batches.config import DataConfig
+from temaki.batches.shards import Shards
+from temaki.corpus import sources
+from temaki.corpus.sources import Document
+from temaki.tokens import bpe, files
+from temaki.tokens.tokenizer import Tokenizer
+
+BOUNDARY = "<|endoftext|>"
+"""The special token that begins each document and, as a target, ends it."""
+
+Progress = Callable[[str, int, int], None]
+"""(what is going on, done, of)."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data that a run can read."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    train: Shards
+    held: Shards
+
+
+def read_documents(config: DataConfig) -> tuple[list[Document], list[Document], str]:
+    """The training documents, the held-out ones, and a line on what was read and skipped."""
+    source = sources.standard_library() if config.text == "stdlib" else sources.files(Path(config.text), config.errors)
+    documents = list(source)
+    train, held = sources.held_out(documents, config.held_out)
+    size = sum(len(document.text.encode()) for document in documents)
+    line = f"{source.name}: {len(documents)} documents, {size / 1e6:.2f} MB"
+    if source.skipped:
+        line += f"; {source.skipped} files skipped (not text)"
+    return train, held, line
+
+
+def train_tokenizer(config: DataConfig, documents: Sequence[Document], progress: Progress) -> Tokenizer:
+    """A byte-level BPE tokenizer of at most `config.vocabulary` ids, trained on the documents."""
+    return bpe.train(
+        (document.text for document in documents), config.vocabulary, (BOUNDARY,), config.split,
+        progress=lambda done, of: progress("tokenizer: merges", done, of),
+    )  # fmt: skip
+
+
+def boundary(tokenizer: Tokenizer) -> int:
+    """The boundary's id. Raises DataError for a tokenizer that has none."""
+    if BOUNDARY not in tokenizer.special:
+        raise DataError(
+            "the tokenizer has no boundary between documents", found=", ".join(tokenizer.special) or "no special tokens",
+            allowed=BOUNDARY, do=f"train a tokenizer with the special token {BOUNDARY}",
+        )  # fmt: skip
+    return tokenizer.special[BOUNDARY]
+
+
+def write(folder: Path, train: Sequence[Document], held: Sequence[Document], tokenizer: Tokenizer, progress: Progress) -> None:
+    """Encode both splits into `folder`/train and `folder`/held, and save the tokenizer in `folder`/tokenizer."""
+    files.save(tokenizer, folder / "tokenizer")
+    total = len(train) + len(held)
+    for name, documents, before in (("train", train, 0), ("held", held, len(train))):
+        encoded = _encoded(documents, tokenizer, lambda done, before=before: progress("encoding: documents", before + done, total))
+        shards.write(folder / name, encoded, tokenizer.size, boundary(tokenizer), tokenizer.fingerprint)
+
+
+def prepare(config: DataConfig, folder: Path, progress: Progress) -> Prepared:
+    """Everything a run needs to read, made in `folder` unless `config.shards` names a folder that has it already.
+
+    A folder that holds whole shards of the wanted tokenizer is used as it is.
+    """
+    if config.shards is not None:
+        return open_prepared(Path(config.shards))
+    if (folder / "held" / "manifest.json").exists():
+        return open_prepared(folder)
+    train, held, line = read_documents(config)
+    progress(line, 1, 1)
+    if config.tokenizer is not None:
+        tokenizer = files.load(Path(config.tokenizer))
+    else:
+        tokenizer = train_tokenizer(config, train, progress)
+    write(folder, train, held, tokenizer, progress)
+    return open_prepared(folder)
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Open a folder that `write` made. Raises DataError naming what is missing, damaged or does not match."""
+    if not (folder / "tokenizer").is_dir():
+        raise DataError(f"{folder} holds no prepared data", do="make it with: temaki data prepare --out FOLDER")
+    tokenizer = files.load(folder / "tokenizer")
+    return Prepared(
+        folder, tokenizer, *(shards.open_shards(folder / name, tokenizer.fingerprint) for name in ("train", "held"))
+    )
+
+
+def texts(split: Shards, tokenizer: Tokenizer) -> Iterator[bytes]:
+    """The text of every document of a split, byte for byte."""
+    for i in range(split.manifest.documents):
+        yield tokenizer.decode_bytes(split.document(i)[1:])
+
+
+def _encoded(
+    documents: Iterable[Document], tokenizer: Tokenizer, done: Callable[[int], None], at_once: int = 64
+) -> Iterator[tuple[NDArray[np.uint32], int]]:
+    remaining = iter(documents)
+    count = 0
+    while some := list(islice(remaining, at_once)):
+        texts = [document.text.encode("utf-8") for document in some]
+        ragged = tokenizer.encode_batch(texts)
+        for i, text in enumerate(texts):
+            yield ragged.ids[ragged.offsets[i] : ragged.offsets[i + 1]], len(text)
+        count += len(some)
+        done(count)

@@ -1,0 +1,203 @@
+"""Logits -> an id: filters as plain functions of NumPy arrays, their list for some settings, and one draw.
+
+A filter takes logits [..., V] and returns logits of the same type with -inf = out; it never writes into its input.
+Ties are broken by the smaller id, everywhere. Logits that are no distribution (NaN, +inf, all -inf) pass through the
+filters as such and are refused by the draw. Letters: V vocabulary, n ids. Top-p: Holtzman et al. 2020, section 3.1;
+repetition penalty: Keskar et al. 2019 (CTRL), section 4.1; min-p: Nguyen et al. 2024, section 3.
+"""
+
+import numpy as np
+from numpy import ndarray
+
+from temaki.base.errors import GenerationError
+from temaki.generate.config import SamplingConfig
+from temaki.generate.request import Filter
+
+FEW = (1024, 8192)
+"""Top-p sorts about this many of the largest logits, then more, and all only if it must: a full sort takes 4 ms at 49k."""
+SLACK = 1e-7
+"""Top-p counts a sum this near to p as reached: logits in float32 know no better."""
+
+
+def temperature(logits: ndarray, t: float) -> ndarray:
+    """(logits - max) / t, in float64 inside; t = 0 is the limit: all but the first largest are out.
+
+    >>> temperature(np.array([1.0, 3.0, 2.0], np.float32), 0.5)
+    array([-4.,  0., -2.], dtype=float32)
+    >>> temperature(np.array([1.0, 3.0, 3.0], np.float32), 0.0)
+    array([-inf,   0., -inf], dtype=float32)
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+        if t > 0:
+            return (shifted / t).astype(logits.dtype)
+    out = np.full_like(logits, -np.inf)
+    at = logits.argmax(-1)[..., None]
+    np.put_along_axis(out, at, np.take_along_axis(shifted, at, -1).astype(logits.dtype), -1)
+    return out
+
+
+def top_k(logits: ndarray, k: int) -> ndarray:
+    """Keep exactly the k largest (all, where there are no more), equal ones by the smaller id.
+
+    >>> top_k(np.array([1.0, 3.0, 3.0, 3.0], np.float32), 2)
+    array([-inf,   3.,   3., -inf], dtype=float32)
+    """
+    size = logits.shape[-1]
+    if k >= size:
+        return logits
+    last = np.partition(logits, size - k, -1)[..., size - k, None]
+    equal = logits == last
+    spare = k - (logits > last).sum(-1, keepdims=True)
+    return np.where(
+        (logits < last) | (equal & (equal.cumsum(-1) > spare)), logits.dtype.type(-np.inf), logits
+    )
+
+
+def top_p(logits: ndarray, p: float) -> ndarray:
+    """Keep the smallest set of ids whose probabilities sum to at least p, taken in the order (-logit, id).
+
+    At least one id stays; p = 1 keeps all.
+
+    >>> q = np.log([0.5, 0.2, 0.15, 0.1, 0.05]).astype(np.float32)
+    >>> [int(np.isfinite(top_p(q, p)).sum()) for p in (0.5, 0.6, 0.7, 1.0, 1e-4)]
+    [1, 2, 2, 5, 1]
+    """
+    if p >= 1:
+        return logits
+    if logits.ndim > 1:
+        return np.stack([top_p(each, p) for each in logits]) if len(logits) else logits
+    top = logits.max()
+    if not np.isfinite(top):
+        return logits
+    inside = np.flatnonzero(logits > -np.inf)
+    values = logits[inside]
+    weights = np.exp(values.astype(np.float64) - top)
+    goal = (p - SLACK) * weights.sum()
+    for count in (*FEW, len(values)):
+        order = _largest(values, count)
+        sums = weights[order].cumsum()
+        if len(sums) and sums[-1] >= goal:
+            break
+    kept = inside[order[: np.searchsorted(sums, goal) + 1]]
+    out = np.full_like(logits, -np.inf)
+    out[kept] = logits[kept]
+    return out
+
+
+def min_p(logits: ndarray, p: float) -> ndarray:
+    """Keep the ids at least p times as probable as the best one: logit >= max + log p. p = 0 keeps all.
+
+    >>> min_p(np.log(np.array([0.5, 0.3, 0.2], np.float32)), 0.5).round(2)
+    array([-0.69, -1.2 ,  -inf], dtype=float32)
+    """
+    if p <= 0:
+        return logits
+    floor = logits.max(-1, keepdims=True) + logits.dtype.type(np.log(p))
+    return np.where(logits < floor, logits.dtype.type(-np.inf), logits)
+
+
+def repetition_penalty(logits: ndarray, ids: ndarray, penalty: float) -> ndarray:
+    """Divide the positive and multiply the negative logits of `ids` [..., n] by `penalty`, once each.
+
+    >>> repetition_penalty(np.array([2.0, -2.0, 1.0], np.float32), np.array([0, 1, 1]), 2.0)
+    array([ 1., -4.,  1.], dtype=float32)
+    """
+    ids = np.asarray(ids, np.int64)
+    found = np.take_along_axis(logits, ids, -1)
+    out = logits.copy()
+    changed = np.where(found > 0, found / penalty, found * penalty)
+    np.put_along_axis(out, ids, changed.astype(logits.dtype), -1)
+    return out
+
+
+def filters(config: SamplingConfig) -> list[Filter]:
+    """The filters that these settings ask for, in their fixed order; those that change nothing are left out.
+
+    >>> len(filters(SamplingConfig())), len(filters(SamplingConfig(temperature=0.7, top_k=50, top_p=0.9)))
+    (0, 3)
+    """
+    c = config
+    found: list[Filter] = []
+    if c.repetition_penalty != 1:
+        found.append(lambda logits, row: repetition_penalty(logits, row.ids, c.repetition_penalty))
+    if c.temperature == 0:
+        return [*found, lambda logits, row: temperature(logits, 0.0)]
+    if c.temperature != 1:
+        found.append(lambda logits, row: temperature(logits, c.temperature))
+    if c.top_k is not None:
+        k = c.top_k
+        found.append(lambda logits, row: top_k(logits, k))
+    if c.top_p < 1:
+        found.append(lambda logits, row: top_p(logits, c.top_p))
+    if c.min_p > 0:
+        found.append(lambda logits, row: min_p(logits, c.min_p))
+    return found
+
+
+def check(logits: ndarray) -> None:
+    """Raise GenerationError where logits [V] are no distribution: NaN, +inf, or nothing but -inf.
+
+    >>> check(np.array([0.0, -np.inf]))
+    """
+    top = logits.max()  # NaN wins a maximum
+    if np.isfinite(top):
+        return
+    count = f"of {len(logits)} logits"
+    if np.isnan(top):
+        raise GenerationError(
+            "the logits hold NaN: no id can be drawn", found=f"{int(np.isnan(logits).sum())} {count}"
+        )
+    if top > 0:
+        raise GenerationError(
+            "the logits hold +inf: no id can be drawn", found=f"{int((logits == top).sum())} {count}"
+        )
+    raise GenerationError("every id is ruled out: no id can be drawn", found=f"-inf in all {count}")
+
+
+def draw(logits: ndarray, uniform: float) -> int:
+    """The id at `uniform` in [0, 1) of the cumulated softmax(logits), logits [V], in float64; an id that is out never comes.
+
+    Raises GenerationError for logits that are no distribution, see `check`.
+
+    >>> [draw(np.log([0.25, 0.5, 0.25]), u) for u in (0.0, 0.2, 0.3, 0.7, 0.8)]
+    [0, 0, 1, 1, 2]
+    """
+    if not 0 <= uniform < 1:
+        raise ValueError(f"uniform must be in [0, 1), found {uniform}")
+    check(logits)
+    kept = np.flatnonzero(logits > -np.inf)
+    wide = logits[kept].astype(np.float64)
+    sums = np.exp(wide - wide.max()).cumsum()
+    goal = min(uniform * sums[-1], np.nextafter(sums[-1], 0.0))  # the product may round up to the whole sum
+    return int(kept[np.searchsorted(sums, goal, side="right")])
+
+
+def log_probabilities(logits: ndarray) -> ndarray:
+    """logits - logsumexp(logits) over the last axis, in float64 and nats: [..., V] -> [..., V].
+
+    >>> log_probabilities(np.array([0.0, 0.0], np.float32)).round(4)
+    array([-0.6931, -0.6931])
+    """
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def best(values: ndarray, count: int) -> ndarray:
+    """The ids of the `count` largest values of [V], best first, equal ones by the smaller id: int64 [min(count, V)].
+
+    >>> best(np.array([1.0, 3.0, 2.0, 3.0]), 3)
+    array([1, 3, 2])
+    """
+    if count == 0:
+        return np.zeros(0, np.int64)
+    kept = np.flatnonzero(top_k(values, count) == values) if count < len(values) else np.arange(len(values))
+    return kept[np.argsort(-values[kept], kind="stable")][:count]
+
+
+def _largest(logits: ndarray, count: int) -> ndarray:
+    """The ids above the `count`-th largest logit in the order (-logit, id); all where there are no more than `count`."""
+    if count >= len(logits):
+        return np.argsort(-logits, kind="stable")
+    found = np.flatnonzero(logits > np.partition(logits, len(logits) - count)[len(logits) - count])
+    return found[np.argsort(-logits[found], kind="stable")]

@@ -1,0 +1,251 @@
+"""Text in, text out: prompts become ids, ids become text as they come, stop strings end an answer and are never shown."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy import ndarray
+
+from temaki.base.errors import GenerationError
+from temaki.generate.config import SamplingConfig, checked
+from temaki.generate.engine import Engine
+from temaki.generate.executor import Executor
+from temaki.generate.request import Done, Event, LogProbs, Request
+from temaki.tokens.tokenizer import TextStream, Tokenizer
+
+START = "<|endoftext|>"
+"""Stands in front of every document in training: so it begins a prompt, and ends an answer."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What followed a prompt."""
+
+    index: int
+    """Which prompt."""
+    branch: int
+    text: str
+    """Without the prompt, and without what stopped it."""
+    ids: ndarray
+    """int32 [n]: the ids drawn, those that spelled a stop string included."""
+    done: Done
+    error: str | None = None
+    logprobs: LogProbs | None = None
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str, start: str | None = START) -> ndarray:
+    """int32 [n]: the id of `start` and those of the text, in which no special token can arise; start None: the text alone.
+
+    Raises GenerationError for a `start` that the tokenizer does not have.
+    """
+    front = [] if start is None else [_special(tokenizer, start)]
+    return np.concatenate([np.array(front, np.int32), tokenizer.encode(prompt).astype(np.int32)])
+
+
+def room(
+    tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig, start: str | None = START
+) -> int:
+    """Ids a slot must hold for the longest of these prompts and its whole answer."""
+    return max((len(prompt_ids(tokenizer, each, start)) for each in prompts), default=0) + sampling.max_tokens
+
+
+def complete(
+    executor: Executor,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: SamplingConfig | None = None,
+    *,
+    seed: int = 0,
+    branches: int = 1,
+    logprobs: int | None = None,
+    start: str | None = START,
+) -> list[Completion]:
+    """Continue every prompt, `branches` times each; sorted by prompt and branch.
+
+    An answer is a function of (prompt, settings, seed, branch): the other prompts do not matter, and equal prompts get
+    equal answers. `start` is put in front of each prompt (so the empty prompt is a document's start), ends an answer when
+    it is drawn, and is never returned. An answer that breaks on the way has done="error"; the others go on.
+    Raises GenerationError for a prompt that cannot be served, ConfigError for settings out of range.
+    """
+    engine, writers = _submit(executor, tokenizer, prompts, sampling, seed, branches, logprobs, start)
+    for _ in _write(engine, writers):
+        pass
+    return [each.completion() for each in writers.values()]
+
+
+def stream(
+    executor: Executor,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: SamplingConfig | None = None,
+    *,
+    seed: int = 0,
+    start: str | None = START,
+) -> Iterator[tuple[int, str]]:
+    """Continue every prompt: (its index, more text of it) as the text comes, never half a character, never a stop string.
+
+    The same answers as `complete`. Leaving the loop early frees the executor. Raises GenerationError as `complete` does;
+    for an answer that breaks on the way, when all the others are at their end.
+    """
+    engine, writers = _submit(executor, tokenizer, prompts, sampling, seed, 1, None, start)
+    return _texts(engine, writers)
+
+
+class Holdback:
+    """Lets text through as far as no stop string can lie in it, and ends at the first one that is complete.
+
+    Of two that are complete at the same place, the one that began earlier counts. How the text is cut into pieces does not
+    change what comes out.
+
+    >>> hold = Holdback(["END"])
+    >>> hold.push("the E"), hold.push("A EN"), hold.push("D of it"), hold.stopped
+    ('the ', 'EA ', '', True)
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self.stops = stops
+        self.stopped = False
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """More text in; what is certain by now out."""
+        if self.stopped:
+            return ""
+        text = self._held + text
+        found = [(text.find(stop) + len(stop), -len(stop)) for stop in self.stops if stop in text]
+        if found:
+            self.stopped, self._held = True, ""
+            end, length = min(found)
+            return text[: end + length]
+        cut = len(text) - self._open(text)
+        self._held = text[cut:]
+        return text[:cut]
+
+    def close(self) -> str:
+        """The text has ended: what was held is certain now."""
+        held, self._held = self._held, ""
+        return held
+
+    def _open(self, text: str) -> int:
+        """How many characters at the end of `text` may begin a stop string."""
+        longest = max((len(stop) for stop in self.stops), default=1) - 1
+        for count in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-count:]) for stop in self.stops):
+                return count
+        return 0
+
+
+@dataclass(eq=False)
+class _Writer:
+    """One answer as text."""
+
+    index: int
+    branch: int
+    decoder: TextStream
+    hold: Holdback
+    texts: list[str] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    done: Done | None = None
+    error: str | None = None
+
+    def take(self, event: Event) -> str:
+        """The text that an event makes certain."""
+        self.events.append(event)
+        text = self.hold.push("".join(self.decoder.push(int(each)) for each in event.ids))
+        self.done, self.error = event.done, event.error
+        if event.done is not None:
+            text += self.hold.push(self.decoder.close()) + self.hold.close()
+        if self.hold.stopped:
+            self.done = "stop"
+        self.texts.append(text)
+        return text
+
+    def completion(self) -> Completion:
+        assert self.done is not None, "the answer is still under way"
+        ids = np.concatenate([each.ids for each in self.events])
+        logprobs = [each.logprobs for each in self.events if each.logprobs is not None]
+        return Completion(
+            self.index, self.branch, "".join(self.texts), ids, self.done, self.error, _joined(logprobs)
+        )
+
+
+def _submit(
+    executor: Executor,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: SamplingConfig | None,
+    seed: int,
+    branches: int,
+    logprobs: int | None,
+    start: str | None,
+) -> tuple[Engine, dict[tuple[int, int], _Writer]]:
+    """An engine with all prompts queued, and a writer for each (request, branch). No slot is taken yet."""
+    if isinstance(prompts, str):
+        raise GenerationError("prompts are a sequence of texts", found="one text", do="write [prompt]")
+    settings = checked(SamplingConfig() if sampling is None else sampling)
+    ends = () if start is None else (_special(tokenizer, start),)
+    changes = {**vars(settings), "stop": (), "stop_ids": (*settings.stop_ids, *ends)}
+    engine, writers = Engine(executor), {}
+    for index, prompt in enumerate(prompts):
+        request = Request(
+            ids=prompt_ids(tokenizer, prompt, start),
+            sampling=SamplingConfig(**changes),
+            seed=seed,
+            branches=branches,
+            logprobs=logprobs,
+        )
+        try:
+            number = engine.submit(request)
+        except GenerationError as error:
+            what = error.what if len(prompts) == 1 else f"prompt {index}: {error.what}"
+            raise GenerationError(what, found=error.found, allowed=error.allowed, do=error.do) from None
+        for branch in range(branches):
+            writers[number, branch] = _Writer(index, branch, tokenizer.stream(), Holdback(settings.stop))
+    return engine, writers
+
+
+def _write(engine: Engine, writers: dict[tuple[int, int], _Writer]) -> Generator[tuple[_Writer, str]]:
+    """Run the engine to the end: each writer as it gets certain of more text. All slots are free afterwards."""
+    try:
+        while events := engine.step():
+            for event in events:
+                writer = writers[event.request, event.branch]
+                if writer.done is not None:
+                    continue
+                text = writer.take(event)
+                if writer.done is not None and event.done is None:
+                    engine.cancel(event.request, event.branch)
+                yield writer, text
+    finally:
+        engine.close()
+
+
+def _texts(engine: Engine, writers: dict[tuple[int, int], _Writer]) -> Iterator[tuple[int, str]]:
+    with closing(_write(engine, writers)) as written:
+        for writer, text in written:
+            if text:
+                yield writer.index, text
+    for writer in writers.values():
+        if writer.error is not None:
+            raise GenerationError(f"prompt {writer.index}: {writer.error}")
+
+
+def _special(tokenizer: Tokenizer, name: str) -> int:
+    if name not in tokenizer.special:
+        raise GenerationError(
+            f"this tokenizer has no special token {name!r} to begin with",
+            found=", ".join(tokenizer.special) or "none",
+            do="name the one that stands in front of a document, or give start=None",
+        )
+    return tokenizer.special[name]
+
+
+def _joined(parts: Sequence[LogProbs]) -> LogProbs | None:
+    if not parts:
+        return None
+    return LogProbs(
+        np.concatenate([each.drawn for each in parts]),
+        np.concatenate([each.ids for each in parts]),
+        np.concatenate([each.best for each in parts]),
+    )

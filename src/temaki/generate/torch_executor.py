@@ -1,0 +1,112 @@
+"""Any torch model as an executor: the one file of this folder that loads torch. Letters: V vocabulary, M wanted places."""
+
+from collections.abc import Sequence
+
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from temaki.base import rows
+from temaki.base.errors import GenerationError
+from temaki.generate.executor import Answer, Saved, Work
+from temaki.model.build import Model
+
+
+class TorchExecutor:
+    """A model and its decoding state for `slots` slots of `room` ids, on the model's own device and in its own dtype.
+
+    The model is used as it is: neither its mode nor its weights are touched, so a run in training may sample from it.
+    spare: the longest draft + 1.
+
+    >>> import numpy as np
+    >>> from temaki.model import build, config
+    >>> block = config.BlockConfig(mixer=config.AttentionConfig(heads=2))
+    >>> model = build.build(config.DecoderConfig(vocabulary=11, width=8, depth=1, pattern=(block,)))
+    >>> executor = TorchExecutor(model, slots=2, room=16)
+    >>> executor.open(0)
+    >>> executor.run([Work(0, np.array([1, 2, 3], np.int32), "last")]).logits.shape
+    (1, 11)
+    """
+
+    def __init__(self, model: Model, slots: int, room: int, spare: int = 1):
+        if slots < 1 or room < 1:
+            raise GenerationError(
+                "an executor needs a slot and room in it", found=f"{slots} slots of {room} ids"
+            )
+        self.model = model
+        self.slots = slots
+        self.room = room
+        self.vocabulary: int = model.config.vocabulary
+        self.device = model.head.weight.device
+        model.extend(room)
+        with torch.no_grad():
+            self.state = model.new_state(slots, room, spare)
+
+    @torch.no_grad()
+    def run(self, work: Sequence[Work], hidden: bool = False) -> Answer:
+        """Read all of `work` in one forward; the head sees the wanted places only.
+
+        Raises GenerationError for work that a slot has no room for, and for an adapter: there are none here.
+        """
+        slots = [each.slot for each in work]
+        starts = [self.state.lengths[slot] for slot in slots]
+        for each, start in zip(work, starts, strict=True):
+            self._check(each, start)
+        pieces = rows.rows([torch.as_tensor(each.ids) for each in work], starts)
+        found = self.model(rows.to(pieces, self.device), self.state.at(slots))
+        wanted = found[_places(work).to(self.device)]
+        logits = self.model.head.logits(wanted)
+        return Answer(_array(logits), _array(wanted) if hidden else None)
+
+    def open(self, slot: int, source: ndarray | None = None) -> None:
+        """Make an empty slot ready. Raises GenerationError for source ids: this model has no encoder."""
+        if source is not None:
+            raise GenerationError(
+                "this model has no encoder: it cannot read a source", found=f"{len(source)} ids"
+            )
+        assert self.state.lengths[slot] == 0, f"slot {slot} was not closed"
+
+    def mark(self, slots: Sequence[int]) -> None:
+        self.state.mark(slots)
+
+    @torch.no_grad()
+    def rewind(self, slots: Sequence[int], keep: Sequence[int]) -> None:
+        self.state.rewind(slots, keep)
+
+    def fork(self, source: int, target: int) -> None:
+        self.state.fork(source, target)
+
+    def save(self, slot: int) -> Saved:
+        return Saved(self.state.lengths[slot], self.state.save(slot))
+
+    def load(self, slot: int, saved: Saved) -> None:
+        self.state.load(slot, saved.content)
+
+    def close(self, slot: int) -> None:
+        self.state.clear([slot])
+
+    def _check(self, work: Work, start: int) -> None:
+        if start + len(work.ids) > self.room:
+            raise GenerationError(
+                f"slot {work.slot} has no room for {len(work.ids)} more ids",
+                found=f"{start} ids",
+                allowed=f"{self.room} ids",
+            )
+        if work.adapter is not None:
+            raise GenerationError("this executor holds no adapters", found=work.adapter)
+
+
+def _places(work: Sequence[Work]) -> Tensor:
+    """int64 [M]: where the wanted places lie among the flat ids of a call."""
+    found: list[int] = []
+    stop = 0
+    for each in work:
+        stop += len(each.ids)
+        first = {"none": stop, "last": stop - 1, "all": stop - len(each.ids)}[each.want]
+        found += range(first, stop)
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def _array(x: Tensor) -> ndarray:
+    """Float32 on the host; float64 stays."""
+    return (x if x.dtype == torch.float64 else x.float()).cpu().numpy()

@@ -1,0 +1,281 @@
+"""Charts as HTML with inline SVG: lines, dots and bars; no library, nothing loaded.
+
+The SVG stretches with its box and only its strokes keep their width; all words are HTML beside it, so that they stay
+readable on a phone. `page.py` holds the style and the few lines of script for the readout.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from temaki.report.figures import short
+from temaki.report.page import escape
+
+Point = tuple[float, float | None]
+"""(x, y); y = None breaks the line."""
+MOST = 500
+"""Points of a series that are drawn."""
+OUTLIER = 10
+"""A few values more than this times the 99th percentile are cut off at the top."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart."""
+
+    name: str
+    points: Sequence[Point]
+    look: Literal["line", "faint", "dots"] = "line"
+    """faint: measured values behind their smoothed line; dots: a line with a dot at each value."""
+    colour: int = 0
+    """Which colour of the page's list."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range and the places on it that are named."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def share(self, value: float) -> float:
+        """Where a value lies: 0 at the low end, 1 at the high one."""
+        return (value - self.low) / (self.high - self.low)
+
+
+def step(span: float, most: int) -> float:
+    """The least of 1, 2, 5 times a power of ten that cuts `span` into at most `most` steps.
+
+    >>> step(10, 5), step(7.3, 5), step(0.9, 5)
+    (2.0, 2.0, 0.2)
+    """
+    rough = span / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    factor = next(f for f in (1, 2, 5, 10) if f * power >= rough * (1 - 1e-9))
+    return _round(factor * power, power)
+
+
+def axis(values: Iterable[float], most: int = 5, *, round_out: bool = True, zero: bool = False) -> Axis:
+    """An axis over all values, with at most `most` steps between its ticks.
+
+    `round_out` widens the range to whole steps; otherwise it ends at the values. `zero` takes 0 in. Without values, or
+    with one value only, a range around it.
+
+    >>> axis([0.3, 9.1])
+    Axis(low=0.0, high=10.0, ticks=(0.0, 2.0, 4.0, 6.0, 8.0, 10.0))
+    >>> axis([0.3, 9.1], round_out=False).ticks
+    (2.0, 4.0, 6.0, 8.0)
+    """
+    found = [*values, *([0.0] if zero else [])] or [0.0, 1.0]
+    low, high = min(found), max(found)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        pad = abs(high) / 10 or 1.0
+        low, high = (low - pad if not zero else low), high + pad
+    size = step(high - low, most)
+    if round_out:
+        first, last = math.floor(low / size + 1e-9), math.ceil(high / size - 1e-9)
+    else:
+        first, last = math.ceil(low / size - 1e-9), math.floor(high / size + 1e-9)
+    ticks = tuple(_round(i * size, size) for i in range(first, last + 1))
+    return Axis(ticks[0], ticks[-1], ticks) if round_out else Axis(low, high, ticks)
+
+
+def labels(ticks: Sequence[float]) -> list[str]:
+    """The ticks in words: one suffix and one number of decimals for all of them.
+
+    >>> labels([0, 0.5, 1.0]), labels([0, 20_000, 40_000]), labels([0, 1e-4, 2e-4])
+    (['0', '0.5', '1.0'], ['0', '20k', '40k'], ['0', '1e-4', '2e-4'])
+    """
+    if len(ticks) < 2:
+        return [f"{tick:g}" for tick in ticks]
+    size, top = ticks[1] - ticks[0], max(abs(tick) for tick in ticks)
+    scale, suffix = next(((s, w) for s, w in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if top >= 10 * s), (1.0, ""))
+    if top < 2e-3 or top >= 1e13:
+        exponent = math.floor(math.log10(size) + 1e-9)
+        scale, suffix = 10.0**exponent, f"e{exponent}"
+    places = max(0, -math.floor(math.log10(size / scale) + 1e-9))
+    return ["0" if tick == 0 else f"{tick / scale:,.{places}f}{suffix}" for tick in ticks]
+
+
+def thin(points: Sequence[Point], most: int = MOST) -> list[Point]:
+    """At most about `most` points of the same shape: the least and the greatest of each of most/2 runs, in order."""
+    if len(points) <= most:
+        return list(points)
+    runs = most // 2
+    kept: list[Point] = []
+    for i in range(runs):
+        run = points[i * len(points) // runs : (i + 1) * len(points) // runs]
+        seen = [(y, place) for place, (_, y) in enumerate(run) if y is not None]
+        broken = [place for place, (_, y) in enumerate(run) if y is None][:1]
+        places = {min(seen)[1], max(seen)[1], *broken} if seen else set(broken)
+        kept.extend(run[place] for place in sorted(places))
+    return kept
+
+
+def smooth(points: Sequence[Point], width: float) -> list[Point]:
+    """An exponential mean over about `width` points, corrected for its start; broken places are passed over.
+
+    m_t = sum_{s<=t} d^(t-s) y_s / sum_{s<=t} d^(t-s), d = 1 - 1/width.
+
+    >>> smooth([(0, 2.0), (1, 2.0), (2, None), (3, 2.0)], 5)
+    [(0, 2.0), (1, 2.0), (2, None), (3, 2.0)]
+    """
+    decay = 1 - 1 / max(1.0, width)
+    total = weight = 0.0
+    made: list[Point] = []
+    for x, y in points:
+        if y is None:
+            made.append((x, None))
+            continue
+        total, weight = decay * total + y, decay * weight + 1
+        made.append((x, total / weight))
+    return made
+
+
+def lines(
+    title: str,
+    series: Sequence[Series],
+    x_name: str,
+    y_name: str,
+    *,
+    zero: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """A chart of lines over x; `marks` are upright lines with a name. Without a finite value, a card that says so."""
+    drawn = [Series(s.name, thin(s.points), s.look, s.colour) for s in series]
+    drawn = [s for s in drawn if any(y is not None for _, y in s.points)]
+    if not drawn:
+        return f'<figure class="card"><h3>{escape(title)}</h3><p class="quiet">Nothing measured yet.</p></figure>'
+    xs = axis((x for s in drawn for x, _ in s.points), most=6, round_out=False)
+    ys = axis(_within([y for s in drawn for _, y in s.points if y is not None]), zero=zero)
+    shapes = [_grid(xs, ys), *(_mark(xs, x) for x, _ in marks), *(_shape(s, xs, ys) for s in drawn)]
+    return "".join(
+        [
+            f'<figure class="card" data-chart="{escape(_numbers(drawn, xs, ys, x_name))}">',
+            f'<figcaption><h3>{escape(title)}</h3>{_legend(drawn, marks)}</figcaption>',
+            f'<div class="unit">{escape(y_name)}</div>',
+            '<div class="plot" tabindex="0">',
+            f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(_words(title, drawn))}">',
+            f"<title>{escape(title)}</title>",
+            *shapes,
+            "</svg>",
+            *(_tick("y", 1 - ys.share(t), word) for t, word in zip(ys.ticks, labels(ys.ticks), strict=True)),
+            *(_tick("x", xs.share(t), word) for t, word in zip(xs.ticks, labels(xs.ticks), strict=True)),
+            '<div class="cursor" hidden></div><div class="readout" role="status" hidden></div>',
+            "</div>",
+            f'<div class="unit below">{escape(x_name)}</div>',
+            "</figure>",
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a comparison."""
+
+    name: str
+    value: float
+    ours: bool = False
+
+
+def bars(title: str, items: Sequence[Bar], unit: str) -> str:
+    """Bars from zero, one below the other, each with its number."""
+    top = max((item.value for item in items), default=0.0) or 1.0
+    words = ", ".join(f"{item.name} {item.value:.3f}" for item in items)
+    rows = "".join(
+        f'<div class="bar{" ours" if item.ours else ""}"><span class="name">{escape(item.name)}</span>'
+        f'<span class="track"><span class="fill" style="width:{100 * max(0.0, item.value) / top:.2f}%"></span></span>'
+        f'<span class="value">{item.value:.3f}</span></div>'
+        for item in items
+    )
+    said = escape(f"{title}: {words} {unit}")
+    return f'<div class="bars" role="img" aria-label="{said}">{rows}</div>'
+
+
+def _round(value: float, size: float) -> float:
+    """`value` without the noise of a float product, where it is a multiple of `size`."""
+    return float(f"{value:.12g}") if abs(value) >= size / 2 else 0.0
+
+
+def _within(values: Sequence[float]) -> list[float]:
+    """The values without the few that would flatten all others."""
+    bound = OUTLIER * abs(sorted(values)[int(0.99 * (len(values) - 1))])
+    return [value for value in values if value <= bound] or list(values)
+
+
+def _place(xs: Axis, ys: Axis, x: float, y: float) -> str:
+    return f"{100 * xs.share(x):.2f} {100 - 100 * max(-0.5, min(1.5, ys.share(y))):.2f}"
+
+
+def _shape(series: Series, xs: Axis, ys: Axis) -> str:
+    parts, pen = [], "M"
+    for x, y in series.points:
+        if y is None:
+            pen = "M"
+            continue
+        parts.append(pen + _place(xs, ys, x, y))
+        pen = "L"
+    kind = f"c{series.colour % 6} dash{series.colour // 6 % 3}"
+    path = f'<path class="{"faint" if series.look == "faint" else "line"} {kind}" d="{"".join(parts)}"/>'
+    alone = sum(y is not None for _, y in series.points) == 1
+    if series.look != "dots" and not alone:
+        return path
+    dots = "".join(f"M{_place(xs, ys, x, y)}h.001" for x, y in series.points if y is not None)
+    return path + f'<path class="dot {kind}" d="{dots}"/>'
+
+
+def _grid(xs: Axis, ys: Axis) -> str:
+    upright = "".join(f"M{100 * xs.share(t):.2f} 0V100" for t in xs.ticks)
+    level = "".join(f"M0 {100 - 100 * ys.share(t):.2f}H100" for t in ys.ticks)
+    return f'<path class="grid" d="{upright}{level}"/>'
+
+
+def _mark(xs: Axis, x: float) -> str:
+    return f'<path class="mark" d="M{100 * max(0.0, min(1.0, xs.share(x))):.2f} 0V100"/>'
+
+
+def _tick(side: Literal["x", "y"], share: float, word: str) -> str:
+    edge = "left" if side == "x" else "top"
+    return f'<span class="{side}tick" style="{edge}:{100 * share:.2f}%">{escape(word)}</span>'
+
+
+def _legend(series: Sequence[Series], marks: Sequence[tuple[float, str]]) -> str:
+    keys = [
+        f'<span class="key"><i class="{s.look} c{s.colour % 6} dash{s.colour // 6 % 3}"></i>{escape(s.name)}</span>'
+        for s in series
+    ]
+    keys += [f'<span class="key"><i class="mark"></i>{escape(name)}</span>' for name in dict.fromkeys(n for _, n in marks)]
+    return f'<div class="legend">{"".join(keys)}</div>' if len(keys) > 1 else ""
+
+
+def _words(title: str, series: Sequence[Series]) -> str:
+    """What the picture shows, for those who hear it."""
+    told = []
+    for s in series:
+        values = [y for _, y in s.points if y is not None]
+        told.append(f"{s.name} from {short(values[0])} to {short(values[-1])}, least {short(min(values))}")
+    return f"{title}: {'; '.join(told)}"
+
+
+def _numbers(series: Sequence[Series], xs: Axis, ys: Axis, x_name: str) -> str:
+    """What the readout needs, as JSON."""
+    return json.dumps(
+        {
+            "x": [xs.low, xs.high],
+            "y": [ys.low, ys.high],
+            "unit": x_name,
+            "series": [
+                {
+                    "name": s.name,
+                    "colour": s.colour % 6,
+                    "x": [x for x, y in s.points if y is not None],
+                    "y": [float(f"{y:.5g}") for _, y in s.points if y is not None],
+                }
+                for s in series
+            ],
+        },
+        separators=(",", ":"),
+    )

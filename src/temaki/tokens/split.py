@@ -1,0 +1,165 @@
+"""Text -> specials and pre-tokens: what may never merge across.
+
+Special tokens are cut out first (longest first where two begin at one place), then a pattern cuts the plain text
+between them into pre-tokens. Source of the GPT-2 pattern: Radford et al. 2019, the released encoder.
+"""
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import regex
+
+from temaki.base.errors import TokenizerError
+
+BLOCK = 1 << 16
+"""Characters that are split at a time."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A way to cut plain text into pre-tokens."""
+
+    expression: str
+    """A regular expression of the `regex` package; its matches are the pre-tokens."""
+    cuts: str | None
+    """Matches (empty) only where the text can be cut so that both sides, split apart, give the same pre-tokens."""
+
+
+PATTERNS = {
+    # A class of characters never shares a pre-token with another but for a leading space and an apostrophe before
+    # letters, and only whitespace looks ahead: so each change of class is a cut but those two.
+    "gpt2": Pattern(
+        expression=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        cuts=r"(?<=\S)(?=\s)|(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=[^\s\p{L}\p{N}'])(?=[\p{L}\p{N}])",
+    )
+}
+
+
+def named(pattern: str) -> Pattern:
+    """The pattern of that name, or an own regular expression (which has no cuts).
+
+    Raises TokenizerError for an unknown name and for text that is no regular expression.
+
+    >>> named("gpt2").expression[:18]
+    "'(?:[sdmt]|ll|ve|r"
+    >>> named(r"\\S+|\\s+").cuts is None
+    True
+    """
+    if pattern in PATTERNS:
+        return PATTERNS[pattern]
+    if regex.fullmatch(r"[A-Za-z0-9_-]*", pattern):
+        near = difflib.get_close_matches(pattern, PATTERNS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else "name one, or write a regular expression"
+        raise TokenizerError(
+            "unknown split pattern", found=repr(pattern), allowed=", ".join(PATTERNS), do=hint
+        )
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise TokenizerError(f"the split pattern is no regular expression: {error}", found=pattern) from None
+    return Pattern(pattern, None)
+
+
+class Splitter:
+    """Cuts text with one pattern. Nothing is lost: what an own pattern does not match is a pre-token too."""
+
+    def __init__(self, pattern: str):
+        found = named(pattern)
+        self._words = regex.compile(found.expression)
+        self._cuts = None if found.cuts is None else regex.compile("(?r)" + found.cuts)  # (?r): the last one
+
+    def words(self, text: str) -> list[str]:
+        """The pre-tokens of plain text; joined they are the text.
+
+        >>> Splitter("gpt2").words("i'll   pre-tokenize")
+        ['i', "'ll", '  ', ' pre', '-', 'tokenize']
+        """
+        words = [match.group() for match in self._words.finditer(text)]
+        return words if sum(map(len, words)) == len(text) else self._with_gaps(text)
+
+    def blocks(self, chunks: Iterable[str], special: Collection[str] = ()) -> Iterator[str]:
+        """The same text in blocks of about BLOCK characters that can be split one by one as if it were whole.
+
+        Holds one chunk, one block and the longest pre-token (which nobody can cut), twice; with an own pattern,
+        whose safe cuts nobody knows, the text between two special tokens.
+        """
+        held: list[str] = []
+        length, wanted = 0, BLOCK
+        for piece in (chunk[i : i + BLOCK] for chunk in chunks for i in range(0, len(chunk), BLOCK)):
+            held.append(piece)
+            length += len(piece)
+            if length < wanted:
+                continue
+            text = "".join(held)
+            cut = self._last_cut(text, special)
+            if cut:
+                yield text[:cut]
+            held, length = [text[cut:]], len(text) - cut
+            wanted = max(BLOCK, 2 * length)  # doubling: an uncut run is looked at a few times, not once a chunk
+        if length:
+            yield "".join(held)
+
+    def _last_cut(self, text: str, special: Collection[str]) -> int:
+        """The last place where `text` can be cut whatever follows it; 0 if there is none."""
+        open_from = len(text) - max(map(len, special), default=1) + 1  # a special from here on may be incomplete
+        end = 0
+        for match in finder(special).finditer(text) if special else ():
+            if match.start() >= open_from:
+                break
+            end = match.end()
+        if self._cuts is None or open_from <= end:
+            return end
+        cut = self._cuts.search(text, end, open_from)
+        return end if cut is None else cut.start()
+
+    def _with_gaps(self, text: str) -> list[str]:
+        words: list[str] = []
+        end = 0
+        for match in self._words.finditer(text):
+            if match.start() > end:
+                words.append(text[end : match.start()])
+            if match.end() > max(end, match.start()):
+                words.append(match.group())
+            end = max(end, match.end())
+        return [*words, text[end:]] if end < len(text) else words
+
+
+def parts(text: str, special: Collection[str]) -> Iterator[tuple[str, bool]]:
+    """The plain runs (False) and special tokens (True) of a text, in order, none empty.
+
+    >>> list(parts("a<s>b<s><s>", ["<s>", "<s><s>"]))
+    [('a', False), ('<s>', True), ('b', False), ('<s><s>', True)]
+    """
+    end = 0
+    for match in finder(special).finditer(text) if special else ():
+        if match.start() > end:
+            yield text[end : match.start()], False
+        yield match.group(), True
+        end = match.end()
+    if end < len(text):
+        yield text[end:], False
+
+
+def finder(special: Collection[str]) -> regex.Pattern[str]:
+    """What finds special tokens: their alternation, longest first."""
+    longest_first = sorted(special, key=lambda text: (-len(text), text))
+    return regex.compile("|".join(map(regex.escape, longest_first)))
+
+
+def check_special(special: Sequence[str]) -> None:
+    """Refuse special tokens that no text could name. Raises TokenizerError."""
+    if isinstance(special, str):
+        raise TokenizerError(
+            "special tokens are a list", found=f"the text {special!r}", do=f"write [{special!r}]"
+        )
+    for text in special:
+        if not isinstance(text, str) or not text:
+            raise TokenizerError("a special token is text, and not empty", found=repr(text))
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise TokenizerError("a special token must be encodable as UTF-8", found=repr(text)) from None
+    twice = sorted({text for text in special if list(special).count(text) > 1})
+    if twice:
+        raise TokenizerError("a special token is named twice", found=", ".join(map(repr, twice)))

@@ -1,0 +1,87 @@
+"""The configuration of a run: one recipe, every table of it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from temaki.base.config import settings
+from temaki.batches.config import BatchConfig, DataConfig
+from temaki.model.config import ModelConfig
+from temaki.optim.config import OptimConfig
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+@settings
+class NextConfig:
+    """Predict the next id."""
+
+    kind: Literal["next"] = "next"
+    smooth: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing: this much mass is spread over all ids."""
+    z: Annotated[float, Field(ge=0)] = 0.0
+    """z-loss: this times logsumexp^2 is added."""
+
+
+ObjectiveConfig = NextConfig
+
+
+@settings
+class StopConfig:
+    """When a run ends: after so many steps, or after about so many minutes."""
+
+    steps: Positive
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Once the rate is about to fall, `steps` is decided anew from the speed measured, so that the run takes this long."""
+
+
+@settings
+class SaveConfig:
+    """When checkpoints are made and which stay."""
+
+    every: Positive = 500
+    """Steps."""
+    keep: Positive = 2
+    """The last so many stay; the best and the last healthy one stay too."""
+
+
+@settings
+class WatchConfig:
+    """How often a run looks at itself, in steps."""
+
+    log: Positive = 10
+    validate: Positive = 250
+    validate_tokens: Positive = 65_536
+    """Ids of held-out text that a validation during training reads; the evaluation at the end reads all."""
+    sample: Positive | None = None
+
+
+@settings
+class ParallelConfig:
+    """What a run computes with."""
+
+    device: str | None = None
+    """None: the best device of this machine."""
+    threads: Positive | None = None
+    """None: torch's own choice."""
+    compile: bool = False
+    """Compile the model with torch.compile; needs a C++ compiler."""
+    checkpoint_activations: bool = False
+    """Recompute each block's activations in the backward pass instead of keeping them."""
+
+
+@settings
+class RunConfig:
+    """A run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0)] = 1
+    data: DataConfig = DataConfig()
+    model: ModelConfig
+    objective: ObjectiveConfig = NextConfig()
+    optim: OptimConfig = OptimConfig()
+    batch: BatchConfig = BatchConfig()
+    stop: StopConfig
+    save: SaveConfig = SaveConfig()
+    watch: WatchConfig = WatchConfig()
+    parallel: ParallelConfig = ParallelConfig()

@@ -1,0 +1,44 @@
+"""Hooks: what hangs on the loop. The loop knows when; folders above fill in what."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from temaki.train.loop import Run
+
+
+class Hook:
+    """Called by the loop; every method does nothing unless a hook fills it in.
+
+    `numbers` travel in the manifest of each checkpoint under the hook's name and are given back on resume.
+    """
+
+    name = "hook"
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, float] = {}
+
+    def begin(self, run: "Run") -> None:
+        """Before the first step, or the first after a resume."""
+
+    def step(self, run: "Run", line: Mapping[str, float]) -> None:
+        """After each step, with what it measured."""
+
+    def end(self, run: "Run", reason: str) -> None:
+        """After the last step, before or without an error."""
+
+
+class Every(Hook):
+    """A hook that acts every so many steps and after the last."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+
+    def step(self, run: "Run", line: Mapping[str, float]) -> None:
+        if run.step % self.steps == 0 or run.step == run.plan.steps:
+            self.act(run)
+
+    def act(self, run: "Run") -> None:
+        """What to do on the cadence."""
+        raise AssertionError("a hook on a cadence says what it does")

@@ -1,0 +1,209 @@
+"""A run, set up: recipe and data -> model, optimizer, loader, checkpoints -> the loop."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from temaki.base import config as config_door
+from temaki.base import device as devices
+from temaki.base import files, log
+from temaki.base.errors import ConfigError, RunError
+from temaki.base.log import MetricLog
+from temaki.batches.loader import Loader
+from temaki.batches.prepare import Prepared
+from temaki.checkpoint import resume
+from temaki.checkpoint.resume import Resume
+from temaki.checkpoint.store import Facts, Store
+from temaki.model import build
+from temaki.model.build import Model
+from temaki.model.count import count, flops_per_token
+from temaki.optim import schedule
+from temaki.optim.groups import groups
+from temaki.optim.optimizer import Optimizer
+from temaki.train import loop, plan
+from temaki.train.config import RunConfig
+from temaki.train.hooks import Hook
+from temaki.train.loop import Run
+from temaki.train.objectives import objective
+
+OLD = ("name", "save", "watch", "parallel")
+"""Tables that may change on resume without a word: they do not change what is learned."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    run: Run
+    reason: str
+    """"finished", or the name of the signal that stopped it."""
+
+
+def check(config: RunConfig, data: Prepared) -> None:
+    """Raise ConfigError for a recipe that cannot run on this data."""
+    if config.model.vocabulary != data.tokenizer.size:
+        raise ConfigError(
+            "model.vocabulary is not the tokenizer's size", found=str(config.model.vocabulary),
+            allowed=str(data.tokenizer.size), do="leave model.vocabulary out: it is taken from the tokenizer",
+        )  # fmt: skip
+    schedule.check(config.optim.schedule, config.stop.steps)
+
+
+def start(
+    config: RunConfig,
+    folder: Path,
+    data: Prepared,
+    hooks: Sequence[Hook] = (),
+    resuming: Literal["never", "auto"] = "never",
+    warn: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Train in `folder`, from the start or from its newest whole checkpoint.
+
+    A folder that holds a run is never overwritten: raises RunError unless `resuming` is "auto". `warn` hears what a
+    user should know (a damaged checkpoint passed over, another machine, a changed recipe).
+    """
+    check(config, data)
+    claim(folder, resuming)
+    devices.prepare(config.parallel.threads, config.seed)
+    device = devices.choose(config.parallel.device)
+    model = build.build(config.model, config.seed).to(device)
+    model.extend(config.batch.context)
+    model.checkpointing = config.parallel.checkpoint_activations
+    roles = model.roles()
+    optimizer = Optimizer(dict(model.named_parameters()), roles, groups(config.optim, roles), config.optim.lr)
+    machine = {key: value for key, value in asdict(devices.machine(device, compiled=config.parallel.compile)).items()}
+    found = None
+    if resuming == "auto":
+        found = resume.auto(
+            folder, config_door.mapping(config), machine, data.tokenizer.fingerprint, data.train.manifest.fingerprint
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = folder / "metrics.jsonl"
+    log.cut(metrics, found.checkpoint.manifest.step if found else -1)
+    files.write_text(folder / "config.toml", config_door.toml(config_door.mapping(config)))
+    store = Store(folder / "checkpoints", config.save.keep)
+    run = Run(
+        config=config,
+        folder=folder,
+        model=model,
+        forward=_compiled(model) if config.parallel.compile else model,
+        optimizer=optimizer,
+        objective=objective(config.objective),
+        loader=Loader(data.train, config.batch.context, config.seed),
+        device=device,
+        log=MetricLog(metrics),
+        plan=plan.first(config.stop, config.optim.schedule),
+        peak=devices.matmul_peak(device),
+        save=lambda run: _save(run, store, data, machine),
+        hooks=hooks,
+    )
+    try:
+        if found:
+            _restore(run, found, warn)
+        _log_start(run, machine, resumed=found is not None)
+        return Outcome(run, loop.loop(run))
+    finally:
+        run.log.close()
+
+
+def claim(folder: Path, resuming: Literal["never", "auto"]) -> None:
+    """Raise RunError if `folder` holds a run that this one would write over."""
+    if resuming == "never" and (folder / "config.toml").exists():
+        raise RunError(
+            f"{folder} holds a run already; nothing was changed",
+            do="go on with it by --resume auto, or choose another --out or name",
+        )
+
+
+def _compiled(model: Model) -> Model:
+    """The model with its forward compiled; parameters and head are the same objects."""
+    compiled = torch.compile(model.forward, dynamic=False)
+    twin = _Compiled(model, compiled)
+    return twin  # type: ignore[return-value]
+
+
+class _Compiled:
+    """Stands for a model in a step: calls go to the compiled forward, all else to the model."""
+
+    def __init__(self, model: Model, forward: Callable[..., torch.Tensor]):
+        self._forward = forward
+        self.model = model
+        self.head = model.head
+        self.parameters, self.named_parameters, self.named_modules = (
+            model.parameters, model.named_parameters, model.named_modules
+        )  # fmt: skip
+        self.zero_grad = model.zero_grad
+
+    def __call__(self, rows: object, state: object = None, memory: object = None) -> torch.Tensor:
+        return self._forward(rows, state, memory)
+
+
+def _save(run: Run, store: Store, data: Prepared, machine: dict[str, str | int | bool]) -> Path:
+    facts = Facts(
+        step=run.step,
+        tokens=run.tokens,
+        healthy=True,
+        position=run.position,
+        tokenizer=data.tokenizer.fingerprint,
+        shards=data.train.manifest.fingerprint,
+        hooks=loop.numbers(run),
+        machine=machine,
+    )
+    score = next((hook.numbers["bits_per_byte"] for hook in run.hooks if "bits_per_byte" in hook.numbers), None)
+    path = store.save(
+        facts,
+        config_door.toml(config_door.mapping(run.config)),
+        {name: parameter.detach().cpu().numpy() for name, parameter in run.model.named_parameters()},
+        {name: tensor.cpu().numpy() for name, tensor in run.optimizer.state().items()},
+        data.folder / "tokenizer",
+        score,
+    )
+    run.log.write({"kind": "save", "step": run.step, "path": path.relative_to(run.folder).as_posix()})
+    return path
+
+
+@torch.no_grad()
+def _restore(run: Run, found: Resume, warn: Callable[[str], None]) -> None:
+    for line in found.warnings:
+        warn(line)
+    changed = [str(change) for change in found.recipe if change.key.split(".")[0] not in OLD]
+    if changed:
+        warn("the recipe is not the one of the save: " + "; ".join(changed))
+    checkpoint = found.checkpoint
+    weights = checkpoint.weights()
+    for name, parameter in run.model.named_parameters():
+        if name not in weights or weights[name].shape != tuple(parameter.shape):
+            raise RunError(
+                f"{checkpoint.folder.path} holds another model: {name} is missing or of another shape",
+                do="resume with the recipe of the run (its config.toml)",
+            )
+        parameter.copy_(torch.from_numpy(np.array(weights[name])))
+    state = checkpoint.optimizer() or {}
+    run.optimizer.load({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
+    manifest = checkpoint.manifest
+    run.step = manifest.step
+    hooks = dict(manifest.hooks)
+    if "plan" in hooks and not any(change.key.startswith(("stop.", "optim.schedule")) for change in found.recipe):
+        run.plan = plan.restore(hooks["plan"])
+    run.seconds = hooks.get("loop", {}).get("seconds", 0.0)
+    for hook in run.hooks:
+        hook.numbers.update(hooks.get(hook.name, {}))
+
+
+def _log_start(run: Run, machine: dict[str, str | int | bool], resumed: bool) -> None:
+    model = run.config.model
+    run.log.write(
+        {
+            "kind": "resume" if resumed else "start",
+            "step": run.step,
+            "params": count(model).total,
+            "flops_per_token": flops_per_token(model, run.config.batch.context),
+            "peak_flops": run.peak,
+            "steps": run.plan.steps,
+            "machine": machine,
+        }
+    )

@@ -1,0 +1,244 @@
+"""Laws of training: resume = uninterrupted, accumulated = one batch, faults leave the weights alone."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import variants
+from variants import NAMES
+
+from temaki.base import log
+from temaki.base.config import read
+from temaki.base.errors import DataError, NonFiniteError, RunError
+from temaki.base.rows import TokenBatch
+from temaki.batches.prepare import Prepared, open_prepared, prepare
+from temaki.checkpoint.store import Store
+from temaki.train import run as runs
+from temaki.train.config import NextConfig, RunConfig
+from temaki.train.hooks import Hook
+from temaki.train.loop import Run
+from temaki.train.objectives import Next
+from temaki.train.step import gradients
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Shards of a small corpus of varied sentences, with a home-made tokenizer."""
+    folder = tmp_path_factory.mktemp("prepared")
+    text = folder / "text"
+    text.mkdir()
+    generator = np.random.default_rng(1)
+    words = "the cat saw a dog and then it ran over hills to find some rice rolled by hand äöü 飯".split()
+    for i in range(30):
+        lines = [" ".join(generator.choice(words, 9)) for _ in range(12)]
+        (text / f"{i:02d}.txt").write_text("\n".join(lines), encoding="utf-8")
+    config = read(RunConfig, recipe("grouped")).data
+    return prepare(read(type(config), {"text": str(text), "vocabulary": 300, "held_out": 0.2}), folder / "data", lambda *_: None)
+
+
+def recipe(name: str, **changes: object) -> dict[str, object]:
+    found = {
+        "name": "test",
+        "seed": 5,
+        "model": json.loads(json.dumps(_plain(name))),
+        "batch": {"tokens": 128, "context": 32},
+        "stop": {"steps": 12},
+        "save": {"every": 5},
+        "optim": {"schedule": {"kind": "wsd", "warmup": 2}},
+        "watch": {"log": 1},
+        "parallel": {"threads": 1},
+    }
+    return {**found, **changes}
+
+
+def _plain(name: str) -> Mapping[str, object]:
+    from temaki.base.config import mapping
+
+    return mapping(variants.config(name, vocabulary=300))
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    """Step lines without what is measured by the clock."""
+    timed = {"seconds", "tokens_per_second", "peak_share"}
+    found = [line for line in log.read(folder / "metrics.jsonl") if line["kind"] == "step"]
+    return [{key: value for key, value in line.items() if key not in timed} for line in found]
+
+
+def same_checkpoints(a: Path, b: Path, step: int) -> None:
+    one, two = (Store(folder / "checkpoints").open(step) for folder in (a, b))
+    for left, right in ((one.weights(), two.weights()), (one.optimizer() or {}, two.optimizer() or {})):
+        assert left
+        assert set(left) == set(right)
+        assert all(np.array_equal(left[name], right[name]) for name in left)
+
+
+class At(Hook):
+    """Does something once, after a chosen step."""
+
+    name = "at"
+
+    def __init__(self, step: int, act: Callable[[Run], None]):
+        super().__init__()
+        self.at, self.act = step, act
+
+    def step(self, run: Run, line: Mapping[str, float]) -> None:
+        if run.step == self.at:
+            self.act(run)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stop", [1, 7])
+def test_resumed_is_uninterrupted_to_the_bit(name: str, stop: int, prepared: Prepared, tmp_path: Path) -> None:
+    config = read(RunConfig, recipe(name))
+    runs.start(config, tmp_path / "whole", prepared)
+    asked = At(stop, lambda _run: os.kill(os.getpid(), signal.SIGTERM))
+    outcome = runs.start(config, tmp_path / "cut", prepared, [asked])
+    assert (outcome.reason, outcome.run.step) == ("SIGTERM", stop)
+    outcome = runs.start(config, tmp_path / "cut", prepared, resuming="auto")
+    assert (outcome.reason, outcome.run.step) == ("finished", 12)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert len(lines(tmp_path / "whole")) == 12
+    same_checkpoints(tmp_path / "cut", tmp_path / "whole", 12)
+
+
+def test_resume_after_a_crash_forgets_what_came_after_the_save(prepared: Prepared, tmp_path: Path) -> None:
+    config = read(RunConfig, recipe("hybrid"))
+    runs.start(config, tmp_path / "whole", prepared)
+
+    def crash(_run: Run) -> None:
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        runs.start(config, tmp_path / "cut", prepared, [At(8, crash)])
+    assert Store(tmp_path / "cut" / "checkpoints").steps() == [5]
+    assert len(lines(tmp_path / "cut")) == 8
+    runs.start(config, tmp_path / "cut", prepared, resuming="auto")
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    same_checkpoints(tmp_path / "cut", tmp_path / "whole", 12)
+
+
+def test_resume_passes_over_a_damaged_checkpoint(prepared: Prepared, tmp_path: Path) -> None:
+    config = read(RunConfig, recipe("grouped"))
+    runs.start(config, tmp_path / "whole", prepared)
+    runs.start(config, tmp_path / "cut", prepared)
+    broken = tmp_path / "cut" / "checkpoints" / "step-00000012" / "model.safetensors"
+    content = bytearray(broken.read_bytes())
+    content[-3] ^= 1
+    broken.write_bytes(content)
+    warnings: list[str] = []
+    runs.start(config, tmp_path / "cut", prepared, resuming="auto", warn=warnings.append)
+    assert "model.safetensors" in warnings[0]
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    same_checkpoints(tmp_path / "cut", tmp_path / "whole", 12)
+
+
+def test_a_run_is_never_overwritten(prepared: Prepared, tmp_path: Path) -> None:
+    config = read(RunConfig, recipe("grouped", stop={"steps": 3}))
+    runs.start(config, tmp_path / "run", prepared)
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
+    with pytest.raises(RunError, match="holds a run already"):
+        runs.start(config, tmp_path / "run", prepared)
+    assert before == {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_accumulated_is_one_big_batch(name: str, dtype: torch.dtype, bound: float, prepared: Prepared) -> None:
+    """Micro-batches of unequal weight too: the counts are added before any of them runs."""
+    from temaki.batches.loader import Loader
+
+    model = build_for(name, dtype)
+    loader = Loader(prepared.train, 16, seed=2)
+    objective = Next(NextConfig(z=1e-3, smooth=0.1))
+    generator = torch.Generator().manual_seed(1)
+
+    def weighted(batch: TokenBatch, seed_rows: int) -> TokenBatch:
+        weights = torch.rand(len(batch.targets), generator=generator)
+        weights[: seed_rows * 5] = 0
+        return TokenBatch(batch.rows, batch.targets, weights)
+
+    parts = [weighted(loader.take(i, 2), i) for i in (0, 2, 4)]
+    whole = loader.take(0, 6)
+    whole = TokenBatch(whole.rows, whole.targets, torch.cat([part.weights for part in parts]))
+    found = []
+    for batches in (parts, [whole]):
+        model.zero_grad()
+        loss = gradients(model, objective, batches)
+        found.append((loss, torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])))
+    (loss_a, a), (loss_b, b) = found
+    assert abs(loss_a - loss_b) <= 1e-5
+    assert float((a - b).norm() / b.norm()) <= bound
+
+
+def build_for(name: str, dtype: torch.dtype) -> torch.nn.Module:
+    from temaki.model import build
+
+    return build.build(variants.config(name, vocabulary=300), 1, dtype)
+
+
+def test_a_loss_made_non_finite_stops_and_names_step_and_layer(prepared: Prepared, tmp_path: Path) -> None:
+    config = read(RunConfig, recipe("grouped"))
+    kept: dict[str, torch.Tensor] = {}
+
+    def poison(run: Run) -> None:
+        kept.update({name: p.detach().clone() for name, p in run.model.named_parameters()})
+        run.model.blocks[1].mixer.register_forward_hook(lambda _m, _i, output: output * float("inf"))
+        last.append(run)
+
+    last: list[Run] = []
+    with pytest.raises(NonFiniteError, match=r"step 7: .*not finite") as raised:
+        runs.start(config, tmp_path / "run", prepared, [At(7, poison)])
+    assert "blocks.1.mixer" in str(raised.value)
+    assert all(torch.equal(p, kept[name]) for name, p in last[0].model.named_parameters())
+    assert last[0].optimizer.t == 7
+    assert Store(tmp_path / "run" / "checkpoints").newest().checkpoint.manifest.step == 5  # type: ignore[union-attr]
+
+
+def test_weights_that_are_not_finite_are_named(prepared: Prepared, tmp_path: Path) -> None:
+    def poison(run: Run) -> None:
+        with torch.no_grad():
+            run.model.get_parameter("blocks.0.ffn.up")[0, 0] = float("nan")
+
+    with pytest.raises(NonFiniteError, match=r"parameter blocks\.0\.ffn\.up"):
+        runs.start(read(RunConfig, recipe("grouped")), tmp_path / "run", prepared, [At(2, poison)])
+
+
+def test_another_tokenizer_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+    import shutil
+
+    from temaki.tokens import bpe, files
+
+    shutil.copytree(prepared.folder, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "tokenizer")
+    files.save(bpe.train(["some other text to learn from"], 270), tmp_path / "data" / "tokenizer")
+    with pytest.raises(DataError, match="another tokenizer"):
+        open_prepared(tmp_path / "data")
+
+
+def test_minutes_decide_the_length_once(prepared: Prepared, tmp_path: Path) -> None:
+    config = read(RunConfig, recipe("grouped", stop={"steps": 100000, "minutes": 0.05}))
+    outcome = runs.start(config, tmp_path / "run", prepared)
+    assert outcome.reason == "finished"
+    decided = [line for line in log.read(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "plan"]
+    assert [line["steps"] for line in decided] == [outcome.run.step]
+    rates = [float(line["lr"]) for line in lines(tmp_path / "run")]  # type: ignore[arg-type]
+    assert rates[-1] == pytest.approx(0.02 * config.optim.lr)
+
+
+def test_compiled_training_is_the_same_run(prepared: Prepared, tmp_path: Path) -> None:
+    import shutil
+
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    config = recipe("grouped", stop={"steps": 4})
+    runs.start(read(RunConfig, config), tmp_path / "plain", prepared)
+    runs.start(
+        read(RunConfig, {**config, "parallel": {"threads": 1, "compile": True}}), tmp_path / "compiled", prepared
+    )
+    a, b = (np.array([line["loss"] for line in lines(tmp_path / name)]) for name in ("plain", "compiled"))
+    assert np.abs(a - b).max() < 1e-4
