@@ -244,6 +244,9 @@ def test_draw_at_both_ends():
     x = np.array([-np.inf, 0.0, 0.3, -np.inf], np.float32)
     assert sampling.draw(x, 0.0) == 1
     assert sampling.draw(x, math.nextafter(1.0, 0.0)) == 2
+    assert [sampling.draw(np.zeros(4), u) for u in (0.0, 0.25, 0.5, 0.75)] == [0, 1, 2, 3]
+    assert sampling.draw(np.array([-2000.0, 0.0, -2000.0]), 0.0) == 1  # a weight that underflows is out too
+    assert sampling.draw(np.array([-2000.0, 0.0, -2000.0]), math.nextafter(1.0, 0.0)) == 1
     for size in range(1, 200):
         y = np.random.default_rng(size).normal(0, 1, size)
         assert sampling.draw(y, math.nextafter(1.0, 0.0)) < size

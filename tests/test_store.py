@@ -26,7 +26,14 @@ from temaki.checkpoint import arrays, native, resume, store
 from temaki.checkpoint.store import Facts, Manifest, Store
 
 CONFIG = 'name = "small"\n\n[model]\nwidth = 8\nlabel = "ü"\n'
-MACHINE = {"torch": "2.13.0", "device": "cpu", "threads": 2, "ranks": 1, "dtype": "float32", "compiled": False}
+MACHINE = {
+    "torch": "2.13.0",
+    "device": "cpu",
+    "threads": 2,
+    "ranks": 1,
+    "dtype": "float32",
+    "compiled": False,
+}
 
 
 def facts(step: int, healthy: bool = True, **more: Any) -> Facts:
@@ -35,7 +42,11 @@ def facts(step: int, healthy: bool = True, **more: Any) -> Facts:
 
 
 def tensors(step: int, size: int = 50) -> dict[str, np.ndarray]:
-    return {"w": np.full((size, 3), step, np.float32), "v": np.arange(step, step + 7), "one": np.array(step / 7)}
+    return {
+        "w": np.full((size, 3), step, np.float32),
+        "v": np.arange(step, step + 7),
+        "one": np.array(step / 7),
+    }
 
 
 def moments(step: int, size: int = 50) -> dict[str, np.ndarray]:
@@ -52,7 +63,9 @@ def vocabulary(tmp_path: Path) -> Path:
     return folder
 
 
-def save(place: Store, step: int, tokenizer: Path | None = None, score: float | None = None, **more: Any) -> Path:
+def save(
+    place: Store, step: int, tokenizer: Path | None = None, score: float | None = None, **more: Any
+) -> Path:
     return place.save(facts(step, **more), CONFIG, tensors(step), moments(step), tokenizer, score)
 
 
@@ -65,19 +78,23 @@ def same(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> b
     )
 
 
-# ---- arrays ----------------------------------------------------------------------------------------------------------
+# ---- arrays ------------------------------------------------------------------------------------------------
 
 KINDS = [np.dtype(kind) for kind in arrays.DTYPES.values()]
 MANY = st.dictionaries(
-    st.text(min_size=1, max_size=9).filter(lambda name: name != "__metadata__" and "\ud800" > max(name)),
-    st.sampled_from(KINDS).flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, min_side=0, max_side=4))),
+    st.text(min_size=1, max_size=9).filter(lambda name: name != "__metadata__" and max(name) < "\ud800"),
+    st.sampled_from(KINDS).flatmap(
+        lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, min_side=0, max_side=4))
+    ),
     max_size=5,
 )
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True, deadline=None)
 @given(many=MANY)
-def test_arrays_come_back_bit_for_bit_and_the_library_reads_the_same(many: dict[str, np.ndarray], tmp_path_factory):
+def test_arrays_come_back_bit_for_bit_and_the_library_reads_the_same(
+    many: dict[str, np.ndarray], tmp_path_factory
+):
     path = tmp_path_factory.mktemp("a") / "x.safetensors"
     arrays.write(path, many)
     assert same(arrays.read(path), many)
@@ -128,7 +145,9 @@ def test_reading_is_mapped_writable_and_never_written_back(tmp_path: Path):
     assert np.array_equal(arrays.read(path)["x"], np.arange(5.0))
 
 
-@pytest.mark.parametrize("array", [np.array(["text"]), np.array([None]), np.array([1j]), np.zeros(2, "datetime64[s]")])
+@pytest.mark.parametrize(
+    "array", [np.array(["text"]), np.array([None]), np.array([1j]), np.zeros(2, "datetime64[s]")]
+)
 def test_types_without_a_name_are_refused(array: np.ndarray, tmp_path: Path):
     with pytest.raises(CheckpointError, match="x has a type that cannot be saved"):
         arrays.write(tmp_path / "x.safetensors", {"x": array})
@@ -172,7 +191,7 @@ def test_missing_array_files_are_named(tmp_path: Path):
             arrays.read(path)
 
 
-# ---- a save and its opening ------------------------------------------------------------------------------------------
+# ---- a save and its opening --------------------------------------------------------------------------------
 
 
 def test_save_and_open_give_back_everything(tmp_path: Path, vocabulary: Path):
@@ -198,11 +217,14 @@ def test_save_and_open_give_back_everything(tmp_path: Path, vocabulary: Path):
     assert (folder / native.CONFIG).read_text(encoding="utf-8") == CONFIG
     copied = folder / native.TOKENIZER
     assert sorted(path.name for path in copied.iterdir()) == ["vocabulary.json", "vocabulary.txt"]
-    assert all((copied / name).read_bytes() == (vocabulary / name).read_bytes() for name in os.listdir(copied))
+    assert all(
+        (copied / name).read_bytes() == (vocabulary / name).read_bytes() for name in os.listdir(copied)
+    )
     assert checkpoint.folder.tokenizer() == copied
     assert sorted(path.name for path in folder.parent.iterdir()) == ["step-00000007"]
     assert set(manifest.files) == {
-        "config.toml", "model.safetensors", "optimizer.safetensors", "tokenizer/vocabulary.json", "tokenizer/vocabulary.txt",
+        "config.toml", "model.safetensors", "optimizer.safetensors", "tokenizer/vocabulary.json",
+        "tokenizer/vocabulary.txt",
     }  # fmt: skip
 
 
@@ -231,7 +253,9 @@ def test_without_optimizer_and_tokenizer(tmp_path: Path):
     step=st.integers(0, 10**10),
     tokens=st.integers(0, 10**18),
 )
-def test_a_hooks_numbers_come_back_bit_for_bit(numbers: dict[str, float], step: int, tokens: int, tmp_path_factory):
+def test_a_hooks_numbers_come_back_bit_for_bit(
+    numbers: dict[str, float], step: int, tokens: int, tmp_path_factory
+):
     place = Store(tmp_path_factory.mktemp("c"))
     place.save(facts(step, tokens=tokens, hooks={"mine": numbers}), CONFIG, {})
     manifest = place.open(step).manifest
@@ -244,7 +268,14 @@ def test_a_hooks_numbers_come_back_bit_for_bit(numbers: dict[str, float], step: 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tokens": -1}, {"tokens": 1.5}, {"hooks": {"a": {"b": "text"}}}, {"machine": {"a": None}}, {"shards": 3}]
+    "wrong",
+    [
+        {"tokens": -1},
+        {"tokens": 1.5},
+        {"hooks": {"a": {"b": "text"}}},
+        {"machine": {"a": None}},
+        {"shards": 3},
+    ],
 )
 def test_facts_that_could_not_be_read_again_are_not_saved(wrong: dict[str, Any], tmp_path: Path):
     place = Store(tmp_path)
@@ -272,7 +303,7 @@ def test_the_folder_of_a_step_that_is_not_there(tmp_path: Path):
         place.open(3)
 
 
-# ---- replacing and recovering ----------------------------------------------------------------------------------------
+# ---- replacing and recovering ------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path):
@@ -284,7 +315,9 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
 
 
-def test_replacing_that_fails_at_any_rename_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_replacing_that_fails_at_any_rename_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     place = Store(tmp_path)
     save(place, 5)
     real = os.replace
@@ -343,18 +376,20 @@ def test_names_that_are_no_steps_are_not_steps(tmp_path: Path):
         place.open(9)
 
 
-# ---- retention -------------------------------------------------------------------------------------------------------
+# ---- retention ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, derandomize=True, deadline=None)
+@settings(max_examples=25, derandomize=True, deadline=None)
 @given(
     saves=st.lists(
-        st.tuples(st.integers(1, 3), st.booleans(), st.none() | st.sampled_from([0.5, 1.0, 1.5, math.nan])), max_size=12
+        st.tuples(st.integers(1, 3), st.booleans(), st.none() | st.sampled_from([0.5, 1.0, 1.5, math.nan])),
+        max_size=12,
     ),
     last=st.integers(1, 3),
 )
 def test_retention(saves: list[tuple[int, bool, float | None]], last: int, tmp_path_factory):
-    """After each save: the last K, the best so far, the last healthy one, and nothing that none of the three names."""
+    """After each save: the last K, the best so far, the last healthy one, and nothing that none of the
+    three names."""
     place = Store(tmp_path_factory.mktemp("c"), last)
     step = 0
     past: list[tuple[int, bool, float | None]] = []
@@ -384,11 +419,11 @@ def test_a_folder_that_cannot_be_read_is_neither_counted_nor_removed(tmp_path: P
     assert place.steps() == [2, 4, 5]
 
 
-# ---- damage ----------------------------------------------------------------------------------------------------------
+# ---- damage ------------------------------------------------------------------------------------------------
 
 FILES = [
-    "config.toml", "model.safetensors", "optimizer.safetensors", "tokenizer/vocabulary.json", "tokenizer/vocabulary.txt",
-    "manifest.json",
+    "config.toml", "model.safetensors", "optimizer.safetensors", "tokenizer/vocabulary.json",
+    "tokenizer/vocabulary.txt", "manifest.json",
 ]  # fmt: skip
 
 
@@ -442,7 +477,11 @@ def mutant(content: bytes, rng: random.Random) -> bytes | None:
         case 9:
             return content[:place] + content[place : place + span] * 2 + content[place + span :]
         case 10:
-            return content[:place] + bytes(rng.choices(b'0123456789eE+-.,:"[]{}tfn \n', k=span)) + content[place:]
+            return (
+                content[:place]
+                + bytes(rng.choices(b'0123456789eE+-.,:"[]{}tfn \n', k=span))
+                + content[place:]
+            )
         case _:
             damaged = bytearray(content)
             for _ in range(rng.choice([1, 1, 1, 2, 10])):
@@ -469,13 +508,17 @@ def damage_in_the_folder(name: str, count: int, tmp_path: Path) -> int:
             assert found.settings() == {"name": "small", "model": {"width": 8, "label": "ü"}}, number
             assert same(found.weights(), tensors(3, 4)), number
         except CheckpointError as error:
-            assert str(path) in str(error), (number, str(error))
-            refused += 1
+            message = str(error)
+        else:
+            continue
+        assert str(path) in message, (number, message)
+        refused += 1
     return refused
 
 
 def well_formed(path: Path, content: bytes) -> bool:
-    """Whether a parser alone, without checksums, takes these bytes; it must not do anything but take or refuse them."""
+    """Whether a parser alone, without checksums, takes these bytes; it must not do anything but take or
+    refuse them."""
     path.write_bytes(content)
     try:
         if path.suffix == ".toml":
@@ -486,9 +529,11 @@ def well_formed(path: Path, content: bytes) -> bool:
             for array in found.values():
                 array.tobytes()
     except (CheckpointError, ConfigError) as error:
-        assert str(path) in str(error)
-        return False
-    return True
+        message = str(error)
+    else:
+        return True
+    assert str(path) in message
+    return False
 
 
 def damage_to_the_parser(name: str, count: int, tmp_path: Path) -> int:
@@ -500,11 +545,30 @@ def damage_to_the_parser(name: str, count: int, tmp_path: Path) -> int:
 
 
 def damage_under_the_seal(count: int, tmp_path: Path) -> int:
-    """A manifest that says something odd and seals it well: an error of ours that names it, or a checkpoint."""
+    """A manifest that says something odd and seals it well: an error of ours that names it, or a
+    checkpoint."""
     folder = Store(tmp_path).save(facts(3), CONFIG, tensors(3, 4), score=0.25)
     path = folder / native.MANIFEST
     content = path.read_text(encoding="utf-8")
-    odd = [None, True, -1, 1, 10**30, 1.5, math.nan, math.inf, "", "../x", "x" * 9, [], [1], {}, {"a": 1}, "\ud800", "\0"]
+    odd = [
+        None,
+        True,
+        -1,
+        1,
+        10**30,
+        1.5,
+        math.nan,
+        math.inf,
+        "",
+        "../x",
+        "x" * 9,
+        [],
+        [1],
+        {},
+        {"a": 1},
+        "\ud800",
+        "\0",
+    ]
     refused = 0
     for number in range(count):
         rng = random.Random(f"seal:{number}")
@@ -516,7 +580,9 @@ def damage_under_the_seal(count: int, tmp_path: Path) -> int:
             case 0:
                 del table[key]
             case 1:
-                table[rng.choice(["more", "", "../../out", "/etc/hosts", "c:\\x", "manifest.json", "\0"])] = table.pop(key)
+                table[rng.choice(["more", "", "../../out", "/etc/hosts", "c:\\x", "manifest.json", "\0"])] = (
+                    table.pop(key)
+                )
             case _:
                 table[key] = rng.choice(odd)
         said["seal"] = native._seal(said)
@@ -525,8 +591,11 @@ def damage_under_the_seal(count: int, tmp_path: Path) -> int:
             found = store.open(folder)
             assert same(found.weights(), tensors(3, 4))
         except CheckpointError as error:
-            assert str(folder) in str(error), (number, str(error))
-            refused += 1
+            message = str(error)
+        else:
+            continue
+        assert str(folder) in message, (number, message)
+        refused += 1
     return refused
 
 
@@ -588,7 +657,7 @@ def test_another_format_is_told_from_damage(tmp_path: Path):
         store.open(folder)
 
 
-# ---- a full disk -----------------------------------------------------------------------------------------------------
+# ---- a full disk -------------------------------------------------------------------------------------------
 
 
 class Limited:
@@ -679,7 +748,11 @@ print(place.newest().checkpoint.manifest.step, float(place.newest().checkpoint.w
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on a file's size")
 def test_a_real_limit_of_the_system(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path / "c")], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", LIMITED, str(tmp_path / "c")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.stdout.splitlines() == ["True [1] 1"] * 4 + ["2 200000.0"], done.stderr
 
@@ -697,7 +770,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path):
     assert place.steps() == [1]
 
 
-# ---- SIGKILL ---------------------------------------------------------------------------------------------------------
+# ---- SIGKILL -----------------------------------------------------------------------------------------------
 
 SAVER = """
 import random, sys
@@ -710,7 +783,8 @@ step = max(place.steps(), default=0)
 while True:
     step += rng.choice([0, 1, 1])
     size = rng.choice([1, 300, 20_000])
-    facts = Facts(step=step, tokens=10 * step, healthy=rng.random() < 0.5, position=size, tokenizer="t", shards="s")
+    well = rng.random() < 0.5
+    facts = Facts(step=step, tokens=10 * step, healthy=well, position=size, tokenizer="t", shards="s")
     weights = {"w": np.full(size, step, np.float32), "v": np.full(3, step)}
     moments = {"w/m": np.full(size, -step, np.float64)}
     score = rng.choice([None, rng.random()])
@@ -720,7 +794,8 @@ while True:
 
 
 def kill_and_look(count: int, folder: Path) -> None:
-    """Kill a loop of saves at random moments; what was reported saved is there, and nothing visible is damaged."""
+    """Kill a loop of saves at random moments; what was reported saved is there, and nothing visible is
+    damaged."""
     rng = random.Random(5)
     place = Store(folder / "checkpoints")
     for number in range(count):
@@ -764,7 +839,7 @@ def test_a_thousand_kills_of_the_store(tmp_path: Path, vocabulary: Path):
     kill_and_look(1000, tmp_path)
 
 
-# ---- a bare model folder ---------------------------------------------------------------------------------------------
+# ---- a bare model folder -----------------------------------------------------------------------------------
 
 
 def test_a_model_folder_comes_back_and_is_never_overwritten(tmp_path: Path, vocabulary: Path):
@@ -814,7 +889,7 @@ def test_a_file_is_checked_before_it_is_used_and_not_earlier(tmp_path: Path):
         found.verify()
 
 
-# ---- resume ----------------------------------------------------------------------------------------------------------
+# ---- resume ------------------------------------------------------------------------------------------------
 
 OLD = {"name": "small", "model": {"width": 8, "label": "ü"}}
 
@@ -834,7 +909,7 @@ def test_resume_finds_nothing_the_newest_or_says_why_not(tmp_path: Path):
     assert found.checkpoint.manifest.step == 1
     assert "config.toml" in found.warnings[0]
     (tmp_path / "checkpoints" / "step-00000001" / "config.toml").unlink()
-    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole") as error:
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole") as error:
         resume.auto(tmp_path, OLD, MACHINE, "t", "s")
     assert "step-00000001" in str(error.value)
     assert "step-00000002" in str(error.value)
@@ -854,7 +929,9 @@ def test_resume_lists_what_changed(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("tokenizer", "shards", "what"), [("x", "s", "tokenizer"), ("t", "x", "shards")])
-def test_resume_refuses_another_tokenizer_or_other_shards(tokenizer: str, shards: str, what: str, tmp_path: Path):
+def test_resume_refuses_another_tokenizer_or_other_shards(
+    tokenizer: str, shards: str, what: str, tmp_path: Path
+):
     save(Store(tmp_path / "checkpoints"), 1)
     with pytest.raises(CheckpointError, match=f"another {what}") as error:
         resume.auto(tmp_path, OLD, MACHINE, tokenizer, shards)
@@ -865,7 +942,10 @@ LEAF = st.booleans() | st.integers(0, 3) | st.sampled_from(["a", "b"])
 TREE = st.dictionaries(
     st.sampled_from("pqr"),
     st.recursive(
-        LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3)
+        LEAF,
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3)
+        ),
     ),
     max_size=3,
 )
@@ -882,7 +962,7 @@ def test_changes_are_empty_only_between_equals_and_mirror(old: dict[str, Any], n
     }
 
 
-# ---- what is loaded --------------------------------------------------------------------------------------------------
+# ---- what is loaded ----------------------------------------------------------------------------------------
 
 
 def test_checkpoints_load_no_torch(fresh):

@@ -1,18 +1,30 @@
 """Configuration: frozen dataclasses <-> plain mappings <-> TOML.
 
-One door in: `read(type, mapping)`. A settings class is a keyword-only frozen dataclass made by `@settings`; pydantic
-checks it strictly, through JSON, so that a list may fill a tuple and an integer a float, and nothing else is coerced.
-TOML has no null: `None` can only be a default, and `mapping` leaves it out.
+One door in: `read(type, mapping)`. A settings class is a keyword-only frozen dataclass made by `@settings`;
+pydantic checks it strictly, through JSON, so that a list may fill a tuple and an integer a float, and
+nothing else is coerced. TOML has no null: `None` can only be a default, and `mapping` leaves it out.
 """
 
 import dataclasses
+import datetime
 import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast, dataclass_transform, get_args, get_type_hints
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -38,15 +50,11 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def read(kind: type[T], found: Mapping[str, Any], *, where: str = "") -> T:
     """Build a settings class (or a union of them) from a plain mapping.
 
-    `where` names the source in messages (a file). Raises ConfigError naming the key's full path, what was found and
-    what is allowed; an unknown key is answered with the nearest known one.
+    `where` names the source in messages (a file). Raises ConfigError naming the key's full path, what was
+    found and what is allowed; an unknown key is answered with the nearest known one.
     """
     try:
-        text = json.dumps(found)
-    except TypeError as error:
-        raise ConfigError(f"{where or 'configuration'}: a value that TOML and JSON do not share: {error}") from None
-    try:
-        return cast(T, _adapter(kind).validate_json(text, strict=True))
+        return cast(T, _adapter(kind).validate_json(_json(found, where), strict=True))
     except ValidationError as error:
         raise _explain(kind, error, where) from None
 
@@ -61,12 +69,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"no such file: {path}", do="give the path of a .toml recipe (see recipes/)") from None
+        raise ConfigError(
+            f"no such file: {path}", do="give the path of a .toml recipe (see recipes/)"
+        ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder, not a recipe", do="give the path of a .toml file") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:  # of the syntax, of the encoding, or of a number with thousands of digits
         raise ConfigError(f"{path} is not TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path} is nested too deeply") from None
@@ -80,10 +90,11 @@ def toml(found: Mapping[str, Any]) -> str:
 def override(found: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
     """A copy of a mapping with dotted changes applied: `model.depth=8`, `model.pattern.0.mixer.kind=s4d`.
 
-    A value is read as TOML, and as plain text where it is no TOML (`name=first`). A change of `kind` drops the keys of
-    the old variant. Raises ConfigError for a change that is not KEY=VALUE or passes through something that is no table.
+    A value is read as TOML, and as plain text where it is no TOML (`name=first`). A change of `kind` drops
+    the keys of the old variant. Raises ConfigError for a change that is not KEY=VALUE or passes through
+    something that is no table.
     """
-    result = json.loads(json.dumps(found))
+    result = json.loads(_json(found, ""))
     for change in changes:
         key, sign, text = change.partition("=")
         key = key.strip()
@@ -94,22 +105,41 @@ def override(found: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping with the tables of `over` laid over those of `under`, key by key; a new `kind` replaces the table."""
+    """A mapping with the tables of `over` laid over those of `under`, key by key; a new `kind` replaces the
+    table."""
     result = dict(under)
     for key, value in over.items():
         old = result.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and old.get("kind") == value.get("kind", old.get("kind")):
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and old.get("kind") == value.get("kind", old.get("kind"))
+        ):
             result[key] = merge(old, value)
         else:
             result[key] = value
     return result
 
 
-def _value(text: str) -> Any:
+def _json(found: Mapping[str, Any], where: str) -> str:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+        return json.dumps(found)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{where or 'configuration'}: a value that TOML and JSON do not share: {error}"
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"{where or 'configuration'}: nested too deeply") from None
+
+
+def _value(text: str) -> Any:
+    """What stands right of the sign; a date, or more than one value, is plain text."""
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text.strip()
+    plain = len(found) > 1 or isinstance(found["value"], datetime.date | datetime.time)
+    return text.strip() if plain else found["value"]
 
 
 def _put(table: Any, path: Sequence[str], value: Any, change: str) -> None:
@@ -135,20 +165,31 @@ def _step(table: Any, part: str, path: str, change: str) -> Any:
 
 
 def _index(table: list[Any], part: str, path: str, change: str) -> int:
-    if part.isdigit() and int(part) < len(table):
+    if part.isascii() and part.isdigit() and int(part) < len(table):
         return int(part)
     raise ConfigError(
-        f"override {change!r}: {path} is not a place in the list", found=part, allowed=f"0 to {len(table) - 1}"
+        f"override {change!r}: {path} is not a place in the list",
+        found=part,
+        allowed=f"0 to {len(table) - 1}",
     )
 
 
 def _explain(kind: Any, error: ValidationError, where: str) -> ConfigError:
-    lines = [_line(kind, detail) for detail in error.errors(include_url=False)]
+    details = error.errors(include_url=False)
+    lines = [_line(kind, detail) for detail in details if not _follows(detail, details)]
     unique = list(dict.fromkeys(lines))
     head = f"{where}: " if where else ""
     if len(unique) == 1:
         return ConfigError(head + unique[0])
     return ConfigError(head + f"{len(unique)} settings are wrong:\n  " + "\n  ".join(unique))
+
+
+def _follows(detail: Any, details: Sequence[Any]) -> bool:
+    """A list called too short only because its items are wrong, which is told anyway."""
+    loc = detail["loc"]
+    return detail["type"] == "too_short" and any(
+        len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in details
+    )
 
 
 def _line(kind: Any, detail: Any) -> str:
@@ -159,7 +200,9 @@ def _line(kind: Any, detail: Any) -> str:
     found = detail["input"]
     match detail["type"]:
         case "unexpected_keyword_argument":
-            known = [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
+            known = (
+                [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
+            )
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
             return f"{full}: unknown key; {hint}"
@@ -170,8 +213,11 @@ def _line(kind: Any, detail: Any) -> str:
             key = ".".join([*here, "kind"])
             return f"{key}: unknown kind {detail['ctx']['tag']!r}; allowed: {detail['ctx']['expected_tags']}"
         case "union_tag_not_found":
-            _, here = _walk(kind, loc)
-            return f"{'.'.join([*here, 'kind'])}: missing; it says which variant the table is"
+            union, here = _walk(kind, loc)
+            tags = ", ".join(repr(tag) for choice in _choices(union) for tag in _tags(choice))
+            return (
+                f"{'.'.join([*here, 'kind'])}: missing; it says which variant the table is; allowed: {tags}"
+            )
         case "value_error" | "assertion_error":
             _, here = _walk(kind, loc)
             message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -187,28 +233,29 @@ def _short(value: Any) -> str:
 
 
 def _walk(kind: Any, loc: Sequence[int | str]) -> tuple[Any, list[str]]:
-    """Follow a pydantic location through dataclasses, dropping union tags: (type there, path as the user wrote it)."""
+    """Follow a pydantic location through dataclasses, dropping union tags: (type there, path as the user
+    wrote it)."""
     path: list[str] = []
     here: Any = kind
     for part in loc:
-        members = _members(here)
-        tagged = [m for m in members if str(part) in _tags(m)]
-        if len(members) > 1 and tagged and not (dataclasses.is_dataclass(here)):
+        choices = _choices(here)
+        tagged = [choice for choice in choices if part in _tags(choice)]
+        if len(choices) > 1 and tagged:
             here = tagged[0]
-            continue
-        path.append(str(part))
-        here = _inside(members, part)
-    return (_members(here)[0] if len(_members(here)) == 1 else here), path
+        else:
+            path.append(str(part))
+            here = _inside(choices, part)
+    classes = [choice for choice in _choices(here) if dataclasses.is_dataclass(choice)]
+    return (classes[0] if len(classes) == 1 else here), path
 
 
-def _members(kind: Any) -> list[Any]:
-    """The dataclasses a type may hold: through Annotated, unions and optional."""
-    if dataclasses.is_dataclass(kind):
-        return [kind]
-    if hasattr(kind, "__metadata__"):
-        return _members(get_args(kind)[0])
-    found = [m for arg in get_args(kind) for m in _members(arg)] if get_args(kind) else []
-    return found or [kind]
+def _choices(kind: Any) -> list[Any]:
+    """What a type may be: through Annotated and unions."""
+    if get_origin(kind) is Annotated:
+        return _choices(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [choice for member in get_args(kind) for choice in _choices(member)]
+    return [kind]
 
 
 def _tags(kind: Any) -> tuple[str, ...]:
@@ -218,11 +265,17 @@ def _tags(kind: Any) -> tuple[str, ...]:
     return tuple(str(tag) for tag in get_args(hints["kind"])) if "kind" in hints else ()
 
 
-def _inside(members: Sequence[Any], part: int | str) -> Any:
-    for member in members:
-        if dataclasses.is_dataclass(member) and str(part) in _hints(member):
-            return _hints(member)[str(part)]
-    return members[0] if isinstance(part, int) else Any
+def _inside(choices: Sequence[Any], part: int | str) -> Any:
+    """The type of a field, of a list's item or of a table's value."""
+    for choice in choices:
+        inner = [argument for argument in get_args(choice) if argument is not Ellipsis]
+        if dataclasses.is_dataclass(choice) and part in _hints(choice):
+            return _hints(choice)[str(part)]
+        if isinstance(part, int) and get_origin(choice) is tuple:
+            return inner[min(part, len(inner) - 1)]
+        if isinstance(part, str) and get_origin(choice) in (Mapping, dict):
+            return inner[1]
+    return Any
 
 
 @cache

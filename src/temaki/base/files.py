@@ -1,4 +1,5 @@
-"""Files that are whole or absent: a temporary name, fsync, rename, fsync of the folder; and their checksums."""
+"""Files that are whole or absent: a temporary name, fsync, rename, fsync of the folder; and their
+checksums."""
 
 import contextlib
 import hashlib
@@ -57,7 +58,8 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def creating(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file inside a folder that is itself still temporary; on disk when the block ends. Raises OSError."""
+    """Open a new file inside a folder that is itself still temporary; on disk when the block ends. Raises
+    OSError."""
     with path.open("xb") as file:
         yield file
         file.flush()
@@ -87,7 +89,8 @@ def mark(path: Path) -> FileMark:
 
 
 def read_json(path: Path, error: type[TemakiError] = CheckpointError, limit: int = 1 << 30) -> dict[str, Any]:
-    """Read a JSON object. Raises `error` for a file that is missing, too large or no JSON object, naming it."""
+    """Read a JSON object. Raises `error` for a file that is missing, too large or no JSON object, naming
+    it."""
     try:
         if path.stat().st_size > limit:
             raise error(f"{path} is too large to be a JSON file", found=f"{path.stat().st_size} bytes")

@@ -10,15 +10,21 @@ from temaki.base import files
 
 
 class MetricLog:
-    """Appends metric lines to `metrics.jsonl`; each line is flushed, so that a killed run keeps what it logged."""
+    """Appends metric lines to `metrics.jsonl`; each line is flushed, so that a killed run keeps what it
+    logged."""
 
     def __init__(self, path: Path):
         self.path = path
+        before = path.read_bytes() if path.exists() else b""
         self._file = path.open("a", encoding="utf-8", newline="\n")
+        if before and not before.endswith(
+            b"\n"
+        ):  # a kill cut the last line off: keep the next one apart from it
+            self._file.write("\n")
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line. A number that JSON has no word for (nan, inf) is written as text."""
-        self._file.write(json.dumps({key: _plain(value) for key, value in line.items()}) + "\n")
+        self._file.write(json.dumps(_plain(line)) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -33,7 +39,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         for text in file:
             try:
                 line = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(line, dict):
                 yield line
@@ -47,4 +53,8 @@ def cut(path: Path, step: int) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -34,16 +34,21 @@ class Prepared:
     held: Shards
 
 
-def read_documents(config: DataConfig) -> tuple[list[Document], list[Document], str]:
-    """The training documents, the held-out ones, and a line on what was read and skipped."""
+def read_whole(config: DataConfig) -> tuple[list[Document], str]:
+    """All documents, and a line on what was read and skipped."""
     source = sources.standard_library() if config.text == "stdlib" else sources.files(Path(config.text), config.errors)
     documents = list(source)
-    train, held = sources.held_out(documents, config.held_out)
     size = sum(len(document.text.encode()) for document in documents)
     line = f"{source.name}: {len(documents)} documents, {size / 1e6:.2f} MB"
     if source.skipped:
-        line += f"; {source.skipped} files skipped (not text)"
-    return train, held, line
+        line += "; skipped " + ", ".join(f"{count} ({reason})" for reason, count in source.skipped.items())
+    return documents, line
+
+
+def read_documents(config: DataConfig) -> tuple[list[Document], list[Document], str]:
+    """The training documents, the held-out ones, and a line on what was read and skipped."""
+    documents, line = read_whole(config)
+    return *sources.held_out(documents, config.held_out), line
 
 
 def train_tokenizer(config: DataConfig, documents: Sequence[Document], progress: Progress) -> Tokenizer:

@@ -1,8 +1,9 @@
 """Named arrays <-> a safetensors file, streamed on the way out and memory-mapped on the way in.
 
-Written here rather than by the safetensors library, whose writer for NumPy stores a transposed array in the wrong
-order, hides the system's error number and makes files only their owner can read. The library checks every file read.
-Format: 8 bytes of header length, a JSON header padded to a multiple of 8 bytes, then the arrays back to back.
+Written here rather than by the safetensors library, whose writer for NumPy stores a transposed array in the
+wrong order, hides the system's error number and makes files only their owner can read. The library checks
+every file read. Format: 8 bytes of header length, a JSON header padded to a multiple of 8 bytes, then the
+arrays back to back.
 """
 
 import json
@@ -26,7 +27,8 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as a safetensors file, one array at a time and without a copy of those that lie in order.
+    """Write named arrays as a safetensors file, one array at a time and without a copy of those that lie in
+    order.
 
     Format: 8 bytes of header length, a JSON header padded to 8 bytes, then the arrays, widest type first.
     """
@@ -53,7 +55,8 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file by name, memory-mapped: read when touched; a change of one is never written back.
+    """The arrays of a safetensors file by name, memory-mapped: read when touched; a change of one is never
+    written back.
 
     Raises CheckpointError for a file that is missing or malformed, or holds a type that NumPy has not.
     """

@@ -1,8 +1,9 @@
-"""Our model folder: `config.toml`, `model.safetensors`, `tokenizer/`, and `manifest.json` with every file's checksum.
+"""Our model folder: `config.toml`, `model.safetensors`, `tokenizer/`, and `manifest.json` with every file's
+checksum.
 
-A folder is whole or absent: it is written under a temporary name, every file synced, the manifest last, and takes its
-name by one rename. The manifest seals itself, so that no changed byte anywhere goes unseen. A checkpoint is such a
-folder with more in it (see `store.py`).
+A folder is whole or absent: it is written under a temporary name, every file synced, the manifest last, and
+takes its name by one rename. The manifest seals itself, so that no changed byte anywhere goes unseen. A
+checkpoint is such a folder with more in it (see `store.py`).
 """
 
 import errno
@@ -103,9 +104,11 @@ def write(
     tokenizer: Path | None,
     step: int | None = None,
 ) -> None:
-    """Write a model folder: a configuration with a `[model]` table, arrays by name, a copy of a tokenizer's folder.
+    """Write a model folder: a configuration with a `[model]` table, arrays by name, a copy of a tokenizer's
+    folder.
 
-    Raises CheckpointError if `folder` exists (nothing is overwritten) or cannot be written; then nothing is left behind.
+    Raises CheckpointError if `folder` exists (nothing is overwritten) or cannot be written; then nothing is
+    left behind.
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists; nothing was written", do="choose another name or remove it")
@@ -122,7 +125,7 @@ def read(folder: Path) -> Folder:
     path = folder / MANIFEST
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} is no whole model folder: there is no {MANIFEST}, which is written last",
+            f"{folder} is no whole model folder: {path}, which is written last, is not there",
             allowed=f"a folder with {CONFIG}, {WEIGHTS} and {MANIFEST}",
         )
     facts = files.read_json(path, limit=1 << 26)
@@ -169,8 +172,8 @@ def write_folder(
 ) -> None:
     """Write `folder` whole or not at all, in the place of an older one of the same name if there is one.
 
-    `tensors` maps a file's name to its arrays, `facts` is what the manifest says beside format and files. Raises
-    CheckpointError saying what could not be written, and for a full disk the bytes needed and free.
+    `tensors` maps a file's name to its arrays, `facts` is what the manifest says beside format and files.
+    Raises CheckpointError saying what could not be written, and for a full disk the bytes needed and free.
     """
     part = beside(folder, "part")
     try:

@@ -1,7 +1,8 @@
 """`--resume auto`: the newest whole checkpoint of a run, and what is not as it was when it was saved.
 
-Another machine only costs the bit-for-bit promise and is a warning; another tokenizer or other shards would train a
-different model on different data and are an error. A changed recipe is listed, and the caller decides.
+Another machine only costs the bit-for-bit promise and is a warning; another tokenizer or other shards would
+train a different model on different data and are an error. A changed recipe is listed, and the caller
+decides.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,8 @@ class Resume:
     damaged: tuple[str, ...]
     """Newer checkpoints that were passed over: one message each."""
     machine: tuple[Change, ...]
-    """Differences of the machine; with any of them the resumed run is not the uninterrupted one bit for bit."""
+    """Differences of the machine; with any of them the resumed run is not the uninterrupted one bit for
+    bit."""
     recipe: tuple[Change, ...]
     """Differences of the configuration, as dotted keys."""
 
@@ -59,8 +61,9 @@ def auto(
 ) -> Resume | None:
     """The checkpoint a run folder goes on from, or None where nothing was ever saved.
 
-    `settings` is the recipe now, `machine` what this process computes with, `tokenizer` and `shards` the fingerprints
-    of the data at hand. Raises CheckpointError if all checkpoints are damaged or a fingerprint is another.
+    `settings` is the recipe now, `machine` what this process computes with, `tokenizer` and `shards` the
+    fingerprints of the data at hand. Raises CheckpointError if all checkpoints are damaged or a fingerprint
+    is another.
     """
     newest = Store(run / "checkpoints").newest()
     if newest.checkpoint is None:

@@ -1,7 +1,8 @@
 """The checkpoints of a run: whole folders `step-XXXXXXXX`, and which of them stay.
 
-A save is whole or absent (see `native.py`). After it, these stay: the last K, the one with the best score, the last
-healthy one, and every folder that cannot be read, because what is not understood is not thrown away.
+A save is whole or absent (see `native.py`). After it, these stay: the last K, the one with the best score,
+the last healthy one, and every folder that cannot be read, because what is not understood is not thrown
+away.
 """
 
 import contextlib
@@ -106,9 +107,10 @@ class Store:
     ) -> Path:
         """Write a checkpoint and remove those that need not stay; gives its folder.
 
-        `config` is the text of `config.toml`, `tokenizer` a folder to copy, `score` a number that is lower when better
-        (one that is not finite counts as none). A checkpoint of the same step is replaced. Raises CheckpointError if it
-        cannot be written: nothing of it is left, and what was saved before is untouched.
+        `config` is the text of `config.toml`, `tokenizer` a folder to copy, `score` a number that is lower
+        when better (one that is not finite counts as none). A checkpoint of the same step is replaced.
+        Raises CheckpointError if it cannot be written: nothing of it is left, and what was saved before is
+        untouched.
         """
         folder = self._place(facts.step)
         hooks = {name: dict(numbers) for name, numbers in facts.hooks.items() if name != "store"}
@@ -192,7 +194,8 @@ class Store:
 
 
 def open(path: Path) -> Checkpoint:
-    """A checkpoint folder with every file compared with its checksum. Raises CheckpointError naming a damaged one."""
+    """A checkpoint folder with every file compared with its checksum. Raises CheckpointError naming a
+    damaged one."""
     folder = native.read(path)
     manifest = native.facts_as(Manifest, folder.facts, path / native.MANIFEST)
     folder.verify()
@@ -200,7 +203,8 @@ def open(path: Path) -> Checkpoint:
 
 
 def kept(saved: Mapping[int, Manifest], last: int) -> set[int]:
-    """The steps that stay: the `last` newest, the best score (the newer of equals), the newest healthy one."""
+    """The steps that stay: the `last` newest, the best score (the newer of equals), the newest healthy
+    one."""
     stay = set(sorted(saved)[-last:])
     scores = [(manifest.score, -step) for step, manifest in saved.items() if manifest.score is not None]
     if scores:

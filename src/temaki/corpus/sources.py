@@ -1,7 +1,7 @@
-"""Files -> documents: the text exactly as it lies on disk, no newline translated, in an order that never changes.
+"""Files -> documents: the text exactly as it lies on disk, no newline translated, always in the same order.
 
-Two sources: `standard_library`, the corpus that every CPython installation carries, and `files`, a user's own file or
-folder. `held_out` sets a share of any documents aside by hash.
+Two sources: `standard_library`, the corpus that every CPython installation carries, and `files`, a user's own
+file or folder. `held_out` sets a share of any documents aside by hash.
 """
 
 import fnmatch
@@ -39,9 +39,9 @@ GENERATED = (
     "_sysconfigdata_*.py",
     "config-*/*",
 )
-"""Files of the standard library that are not read: scripts and the build wrote them (code pages, help texts, the
-machine's own settings). They are data in the form of Python, no source text that anyone wrote, and would make a tenth
-of the corpus, far easier to predict than the rest."""
+"""Files of the standard library that are not read: scripts and the build wrote them (code pages, help texts,
+the machine's own settings). They are data in the form of Python, no source text that anyone wrote, and would
+make a tenth of the corpus, far easier to predict than the rest."""
 
 FEW = 8
 """Below so many documents, a share is held out by pieces of documents."""
@@ -58,7 +58,7 @@ class Document:
 
 
 class Source(Protocol):
-    """Documents in a fixed order. Each iteration begins at `start`; to go on later, save `position` and start there."""
+    """Documents in a fixed order, from place `start` on; to go on later, save `position` and start there."""
 
     name: str
     start: int
@@ -73,8 +73,10 @@ class Source(Protocol):
 class Files:
     """A file a document, in the order of the given paths; what is not text is counted and skipped."""
 
-    def __init__(self, name: str, root: Path, paths: Sequence[str], errors: Errors = "strict", start: int = 0):
-        """`paths` are relative to `root`, with "/"; places count them. A file that cannot be used is never an error."""
+    def __init__(
+        self, name: str, root: Path, paths: Sequence[str], errors: Errors = "strict", start: int = 0
+    ):
+        """`paths` are relative to `root`, with "/". A file that cannot be used is skipped, never an error."""
         self.name = name
         self.root = root
         self.paths = tuple(paths)
@@ -83,6 +85,8 @@ class Files:
         self.skipped: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Document]:
+        """Raises DataError at the end if not one of the files was text."""
+        self.position = self.start
         self.skipped = {}
         for place in range(self.start, len(self.paths)):
             self.position = place + 1
@@ -111,7 +115,7 @@ class Files:
 
 
 class SingleFile:
-    """One file: one document, or one for each run between SEPARATORs. Only one document is in memory at a time."""
+    """One file: one document, or one for each run between SEPARATORs. One document is in memory at a time."""
 
     def __init__(self, path: Path, errors: Errors = "strict", start: int = 0):
         self.name = path.name
@@ -121,9 +125,11 @@ class SingleFile:
         self.skipped: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Document]:
-        """Raises DataError for a byte that is not UTF-8, naming offset and line, unless errors are replaced."""
+        """Raises DataError for what is not UTF-8 text, naming offset and line, unless errors are replaced."""
+        self.position = self.start
         self.skipped = {}
         name = _speakable(self.name)
+        nothing = self.start == 0
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             whole = content.find(SEPARATOR.encode()) < 0
             for place, (begin, end) in enumerate(_runs(content, SEPARATOR.encode())):
@@ -131,8 +137,11 @@ class SingleFile:
                     continue
                 self.position = place + 1
                 if begin < end:
+                    nothing = False
                     text = self._decode(content, begin, end)
                     yield Document(text, name if whole else f"{name}#{place}")
+        if nothing:
+            raise DataError(f"{self.path} holds no text", do="give a file with text in it")
 
     def _decode(self, content: mmap.mmap, begin: int, end: int) -> str:
         found = content[begin:end]
@@ -153,7 +162,7 @@ class SingleFile:
 
 
 def standard_library(start: int = 0) -> Files:
-    """The source text of the running CPython's standard library, without LEFT_OUT folders and GENERATED files.
+    """The source text of the running CPython's standard library, without what is LEFT_OUT or GENERATED.
 
     Raises DataError where the installation carries no sources.
     """
@@ -169,9 +178,9 @@ def standard_library(start: int = 0) -> Files:
 def files(path: Path | str, errors: Errors = "strict", start: int = 0) -> Files | SingleFile:
     """The documents of a text file, or of a folder with all its folders, in the order of their paths.
 
-    Hidden files and folders are left out, links to folders are not followed. In a folder, what is not UTF-8 text is
-    counted and skipped; in a single file it is an error. With errors="replace" such bytes become U+FFFD. Raises
-    DataError for a path that is missing, empty or no file.
+    Hidden files and folders are left out, links to folders are not followed. In a folder, what is not UTF-8
+    text is counted and skipped; in a single file it is an error. With errors="replace" such bytes become
+    U+FFFD. Raises DataError for a path that is missing, empty or no file.
     """
     path = Path(path)
     if errors not in ("strict", "replace"):
@@ -194,10 +203,10 @@ def files(path: Path | str, errors: Errors = "strict", start: int = 0) -> Files 
 def held_out(documents: Iterable[Document], share: float) -> tuple[list[Document], list[Document]]:
     """Split documents into (train, held), each in its order, by the hash of their ids: about `share` is held.
 
-    A document is held if its `fraction` is below the share. With fewer than FEW documents, or if one side would be
-    empty, documents are cut into pieces first, and if one side still is, it gets the piece nearest to it. No text is
-    lost, doubled or cut inside a character. Raises ConfigError for a share not between 0 and 1, DataError for a text
-    too short to cut.
+    A document is held if its `fraction` is below the share. With fewer than FEW documents, or if one side
+    would be empty, documents are cut into pieces first, and if one side still is, it gets the piece nearest
+    to it. No text is lost, doubled or cut inside a character. Raises ConfigError for a share not between 0
+    and 1, DataError for a text too short to cut.
     """
     if not 0 < share < 1:
         raise ConfigError("the held-out share is out of range", found=str(share), allowed="above 0, below 1")
@@ -222,7 +231,7 @@ def fraction(id: str) -> float:
     """A number in 0..1 that the id alone decides: the first 8 bytes of its sha256, big endian, over 2^64.
 
     >>> round(fraction("os.py"), 6)
-    0.0
+    0.850949
     """
     return int.from_bytes(hashlib.sha256(id.encode("utf-8")).digest()[:8], "big") / 2**64
 
@@ -248,7 +257,7 @@ def pieces(text: str, size: int) -> Iterator[str]:
 
 
 def _cut(documents: Sequence[Document]) -> list[Document]:
-    """Documents cut into pieces with ids of their own: 4 to 64 thousand characters, less where there are few."""
+    """Documents cut into pieces of 4 to 64 thousand characters (less where there are few), with own ids."""
     total = sum(len(document.text) for document in documents)
     size = max(1, min(total // 8, max(4_000, min(16_000, total // 64))))
     return [
@@ -261,7 +270,9 @@ def _cut(documents: Sequence[Document]) -> list[Document]:
 def _folder(path: Path, errors: Errors, start: int) -> Files:
     paths = _walk(path)
     if not paths:
-        raise DataError(f"no files in the folder {path}", do="give a folder with text files (hidden ones are left out)")
+        raise DataError(
+            f"no files in the folder {path}", do="give a folder with text files (hidden ones are left out)"
+        )
     return Files(path.resolve().name, path, paths, errors, start)
 
 

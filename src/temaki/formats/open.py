@@ -14,6 +14,7 @@ from temaki.checkpoint import native
 from temaki.checkpoint.store import Store
 from temaki.model.config import ModelConfig
 from temaki.model.count import count
+from temaki.tokens import files as tokenizer_files
 from temaki.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -82,14 +83,14 @@ def open(path: str | Path) -> Opened:
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"no such file or folder: {path}", allowed=ACCEPTED)
-    if (path / native.MANIFEST).exists():
-        return _folder(native.read(path), ())
     if (path / "checkpoints").is_dir():
         newest = Store(path / "checkpoints").newest()
         if newest.checkpoint is None:
             why = ":\n" + "\n".join(newest.damaged) if newest.damaged else ": nothing was saved yet"
             raise CheckpointError(f"{path} is a run without a whole checkpoint{why}")
         return _folder(newest.checkpoint.folder, newest.damaged)
+    if any((path / name).exists() for name in (native.MANIFEST, native.WEIGHTS)):
+        return _folder(native.read(path), ())
     raise CheckpointError(f"{path} is nothing that can be opened", found=_kind(path), allowed=ACCEPTED)
 
 
@@ -114,12 +115,10 @@ def _folder(folder: native.Folder, warnings: tuple[str, ...]) -> Opened:
 
 
 def _tokenizer(folder: native.Folder) -> Tokenizer | None:
-    from temaki.tokens import files
-
     place = folder.tokenizer()
     if place is None:
         return None
-    tokenizer = files.load(place)
+    tokenizer = tokenizer_files.load(place)
     if folder.contents.tokenizer not in (None, tokenizer.fingerprint):
         raise CheckpointError(
             f"{place} is not the tokenizer the model was trained with",

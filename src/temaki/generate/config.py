@@ -11,10 +11,10 @@ from temaki.base.config import settings
 
 @settings
 class SamplingConfig:
-    """Filters in their fixed order (repetition penalty, temperature, top-k, top-p, min-p), then what ends an answer."""
+    """The filters in their fixed order, then what ends an answer."""
 
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    """Divides the positive and multiplies the negative logits of ids that stand in prompt or output; 1 changes nothing."""
+    """Divides positive and multiplies negative logits of the ids in prompt and output; 1 changes nothing."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """Logits are divided by it; 0 is the exact argmax."""
     top_k: Annotated[int, Field(ge=1)] | None = None
@@ -28,7 +28,8 @@ class SamplingConfig:
     stop_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Ids that end an answer; never part of it."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Strings that end an answer; never part of it. For `text` alone: the engine knows no strings and refuses them."""
+    """Strings that end an answer; never part of it. For `text`: the engine knows no strings and refuses
+    them."""
 
 
 def checked(sampling: SamplingConfig) -> SamplingConfig:

@@ -1,8 +1,9 @@
 """The engine: requests come and go between steps, and each step is one call of the executor.
 
-A prompt is read in chunks beside the answers that are already running; then it is forked into its branches, and each
-branch takes one id a step. Nothing here depends on who else is there: an id is drawn from its own row's logits at
-`keys.uniform(seed, "sample", branch, place)`. The engine speaks ids only; text is the business of `text`.
+A prompt is read in chunks beside the answers that are already running; then it is forked into its branches,
+and each branch takes one id a step. Nothing here depends on who else is there: an id is drawn from its own
+row's logits at `keys.uniform(seed, "sample", branch, place)`. The engine speaks ids only; text is the
+business of `text`.
 """
 
 from collections import deque
@@ -24,7 +25,7 @@ NOTHING = np.zeros(0, np.int32)
 
 @dataclass(eq=False)
 class _Prompt:
-    """A request that waits for slots (it has none) or whose prompt is being read, in the first of its slots."""
+    """A request that waits for slots (it has none), or whose prompt is being read in the first of them."""
 
     number: int
     request: Request
@@ -90,7 +91,8 @@ class Engine:
         return number
 
     def cancel(self, request: int, branch: int | None = None) -> None:
-        """End a request, or one branch of it: slots are free at once, the next step says so. No effect on what is over.
+        """End a request or one branch of it: its slots are free at once, the next step says so. What is over
+        stays.
 
         Raises GenerationError for a number that was never given.
         """
@@ -209,7 +211,7 @@ class Engine:
         return events
 
     def _take(self, each: _Branch, logits: ndarray) -> Event:
-        """Draw a branch's next id from its logits [V]; a row that cannot be drawn from ends this branch alone."""
+        """Draw a branch's next id from logits [V]; what cannot be drawn from ends this branch alone."""
         try:
             found = self._draw(each, logits)
         except GenerationError as error:

@@ -1,7 +1,8 @@
-"""The executor contract: a model with slots, spoken to in NumPy arrays. Whatever keeps it can be generated with.
+"""The executor contract: a model with slots, spoken to in NumPy arrays.
 
 The state of a slot has always read all ids of its row but the newest. A drafted chain of m ids is verified by
-`mark; run([newest, *draft], want="all"); rewind(1 + accepted)`. Letters: V vocabulary, D width, M wanted places.
+`mark; run([newest, *draft], want="all"); rewind(1 + accepted)`.
+Letters: V vocabulary, D width, M wanted places, n ids.
 """
 
 from collections.abc import Mapping, Sequence

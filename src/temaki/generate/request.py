@@ -1,7 +1,7 @@
 """What is asked of the engine and what it says: ids only. Letters: n ids, V vocabulary, K alternatives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from numpy import ndarray
@@ -13,11 +13,12 @@ Done = Literal["stop", "length", "cancelled", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A prompt and how to go on from it. Answers are a function of the request alone, whoever runs beside it."""
+    """A prompt and how to go on from it. Answers are a function of the request alone, whoever runs beside
+    it."""
 
     ids: ndarray
     """Integers [n], n >= 1."""
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = 0
     """The draw of a branch's id at a place in its row is uniform(seed, "sample", branch, place)."""
     branches: int = 1
@@ -63,7 +64,8 @@ class Event:
     request: int
     branch: int
     ids: ndarray
-    """int32: the new ids; none while a prompt is being read. An id that stops the answer is not among them."""
+    """int32: the new ids; none while a prompt is being read. An id that stops the answer is not among
+    them."""
     logprobs: LogProbs | None = None
     done: Done | None = None
     """stop: a stop id was drawn; length: max_tokens or the room is used up."""

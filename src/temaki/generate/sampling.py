@@ -1,9 +1,10 @@
 """Logits -> an id: filters as plain functions of NumPy arrays, their list for some settings, and one draw.
 
-A filter takes logits [..., V] and returns logits of the same type with -inf = out; it never writes into its input.
-Ties are broken by the smaller id, everywhere. Logits that are no distribution (NaN, +inf, all -inf) pass through the
-filters as such and are refused by the draw. Letters: V vocabulary, n ids. Top-p: Holtzman et al. 2020, section 3.1;
-repetition penalty: Keskar et al. 2019 (CTRL), section 4.1; min-p: Nguyen et al. 2024, section 3.
+A filter takes logits [..., V] and returns logits of the same type with -inf = out; it never writes into its
+input. Ties are broken by the smaller id, everywhere. Logits that are no distribution (NaN, +inf, all -inf)
+pass through the filters as such and are refused by the draw. Letters: V vocabulary, n ids.
+Top-p: Holtzman et al. 2020, section 3.1; repetition penalty: Keskar et al. 2019 (CTRL), section 4.1; min-p:
+Nguyen et al. 2024.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ from temaki.generate.config import SamplingConfig
 from temaki.generate.request import Filter
 
 FEW = (1024, 8192)
-"""Top-p sorts about this many of the largest logits, then more, and all only if it must: a full sort takes 4 ms at 49k."""
+"""Top-p sorts about this many of the largest logits, then more, and all (4 ms at 49k) only if it must."""
 SLACK = 1e-7
 """Top-p counts a sum this near to p as reached: logits in float32 know no better."""
 
@@ -74,11 +75,12 @@ def top_p(logits: ndarray, p: float) -> ndarray:
     values = logits[inside]
     weights = np.exp(values.astype(np.float64) - top)
     goal = (p - SLACK) * weights.sum()
-    for count in (*FEW, len(values)):
-        order = _largest(values, count)
-        sums = weights[order].cumsum()
-        if len(sums) and sums[-1] >= goal:
+    order = _largest(values, FEW[0])
+    for count in (*FEW[1:], len(values)):
+        if weights[order].sum() >= goal:
             break
+        order = _largest(values, count)
+    sums = weights[order].cumsum()
     kept = inside[order[: np.searchsorted(sums, goal) + 1]]
     out = np.full_like(logits, -np.inf)
     out[kept] = logits[kept]
@@ -156,7 +158,7 @@ def check(logits: ndarray) -> None:
 
 
 def draw(logits: ndarray, uniform: float) -> int:
-    """The id at `uniform` in [0, 1) of the cumulated softmax(logits), logits [V], in float64; an id that is out never comes.
+    """The id at `uniform` in [0, 1) of the cumulated softmax of logits [V]; an id that is out never comes.
 
     Raises GenerationError for logits that are no distribution, see `check`.
 
@@ -169,7 +171,9 @@ def draw(logits: ndarray, uniform: float) -> int:
     kept = np.flatnonzero(logits > -np.inf)
     wide = logits[kept].astype(np.float64)
     sums = np.exp(wide - wide.max()).cumsum()
-    goal = min(uniform * sums[-1], np.nextafter(sums[-1], 0.0))  # the product may round up to the whole sum
+    goal = (
+        uniform * sums[-1]
+    )  # below the whole sum also when rounded: (1 - 2^-53) s takes over half a bit from s
     return int(kept[np.searchsorted(sums, goal, side="right")])
 
 
@@ -184,7 +188,8 @@ def log_probabilities(logits: ndarray) -> ndarray:
 
 
 def best(values: ndarray, count: int) -> ndarray:
-    """The ids of the `count` largest values of [V], best first, equal ones by the smaller id: int64 [min(count, V)].
+    """The ids of the `count` largest of values [V], best first, equal ones by the smaller id: int64, at most
+    V.
 
     >>> best(np.array([1.0, 3.0, 2.0, 3.0]), 3)
     array([1, 3, 2])
@@ -196,7 +201,8 @@ def best(values: ndarray, count: int) -> ndarray:
 
 
 def _largest(logits: ndarray, count: int) -> ndarray:
-    """The ids above the `count`-th largest logit in the order (-logit, id); all where there are no more than `count`."""
+    """The ids above the `count`-th largest logit in the order (-logit, id); all, where `count` is not
+    less."""
     if count >= len(logits):
         return np.argsort(-logits, kind="stable")
     found = np.flatnonzero(logits > np.partition(logits, len(logits) - count)[len(logits) - count])

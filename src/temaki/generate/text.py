@@ -1,4 +1,4 @@
-"""Text in, text out: prompts become ids, ids become text as they come, stop strings end an answer and are never shown."""
+"""Text in, text out: prompts become ids, ids become text as they come, stop strings end an answer unseen."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy import ndarray
 
-from temaki.base.errors import GenerationError
+from temaki.base.errors import GenerationError, TokenizerError
 from temaki.generate.config import SamplingConfig, checked
 from temaki.generate.engine import Engine
 from temaki.generate.executor import Executor
@@ -35,7 +35,8 @@ class Completion:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, start: str | None = START) -> ndarray:
-    """int32 [n]: the id of `start` and those of the text, in which no special token can arise; start None: the text alone.
+    """int32 [n]: the id of `start` (None: nothing in front), then those of the text; it cannot spell a
+    special token.
 
     Raises GenerationError for a `start` that the tokenizer does not have.
     """
@@ -63,9 +64,10 @@ def complete(
 ) -> list[Completion]:
     """Continue every prompt, `branches` times each; sorted by prompt and branch.
 
-    An answer is a function of (prompt, settings, seed, branch): the other prompts do not matter, and equal prompts get
-    equal answers. `start` is put in front of each prompt (so the empty prompt is a document's start), ends an answer when
-    it is drawn, and is never returned. An answer that breaks on the way has done="error"; the others go on.
+    An answer is a function of (prompt, settings, seed, branch): the other prompts do not matter, and equal
+    prompts get equal answers. `start` is put in front of each prompt (so the empty prompt is a document's
+    start), ends an answer when it is drawn, and is never returned. An answer that breaks on the way has
+    done="error"; the others go on.
     Raises GenerationError for a prompt that cannot be served, ConfigError for settings out of range.
     """
     engine, writers = _submit(executor, tokenizer, prompts, sampling, seed, branches, logprobs, start)
@@ -83,10 +85,11 @@ def stream(
     seed: int = 0,
     start: str | None = START,
 ) -> Iterator[tuple[int, str]]:
-    """Continue every prompt: (its index, more text of it) as the text comes, never half a character, never a stop string.
+    """Continue every prompt: (its index, more text), as it comes; never half a character, never a stop
+    string.
 
-    The same answers as `complete`. Leaving the loop early frees the executor. Raises GenerationError as `complete` does;
-    for an answer that breaks on the way, when all the others are at their end.
+    The same answers as `complete`. Leaving the loop early frees the executor. Raises GenerationError as
+    `complete` does; for an answer that breaks on the way, when all the others are at their end.
     """
     engine, writers = _submit(executor, tokenizer, prompts, sampling, seed, 1, None, start)
     return _texts(engine, writers)
@@ -95,8 +98,8 @@ def stream(
 class Holdback:
     """Lets text through as far as no stop string can lie in it, and ends at the first one that is complete.
 
-    Of two that are complete at the same place, the one that began earlier counts. How the text is cut into pieces does not
-    change what comes out.
+    Of two that are complete at the same place, the one that began earlier counts. How the text is cut into
+    pieces does not change what comes out.
 
     >>> hold = Holdback(["END"])
     >>> hold.push("the E"), hold.push("A EN"), hold.push("D of it"), hold.stopped
@@ -152,9 +155,13 @@ class _Writer:
     def take(self, event: Event) -> str:
         """The text that an event makes certain."""
         self.events.append(event)
-        text = self.hold.push("".join(self.decoder.push(int(each)) for each in event.ids))
         self.done, self.error = event.done, event.error
-        if event.done is not None:
+        try:
+            text = self.hold.push("".join(self.decoder.push(int(each)) for each in event.ids))
+        except TokenizerError as error:
+            self.done, self.error = "error", str(error)
+            text = ""
+        if self.done is not None:
             text += self.hold.push(self.decoder.close()) + self.hold.close()
         if self.hold.stopped:
             self.done = "stop"
@@ -205,8 +212,11 @@ def _submit(
     return engine, writers
 
 
-def _write(engine: Engine, writers: dict[tuple[int, int], _Writer]) -> Generator[tuple[_Writer, str]]:
-    """Run the engine to the end: each writer as it gets certain of more text. All slots are free afterwards."""
+def _write(
+    engine: Engine, writers: dict[tuple[int, int], _Writer]
+) -> Generator[tuple[_Writer, str], None, None]:
+    """Run the engine to the end: each writer as it gets certain of more text. All slots are free
+    afterwards."""
     try:
         while events := engine.step():
             for event in events:

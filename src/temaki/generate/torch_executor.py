@@ -1,4 +1,5 @@
-"""Any torch model as an executor: the one file of this folder that loads torch. Letters: V vocabulary, M wanted places."""
+"""Any torch model as an executor: the one file here that loads torch. Letters: V vocabulary, M wanted
+places."""
 
 from collections.abc import Sequence
 
@@ -13,10 +14,10 @@ from temaki.model.build import Model
 
 
 class TorchExecutor:
-    """A model and its decoding state for `slots` slots of `room` ids, on the model's own device and in its own dtype.
+    """A model and its state for `slots` slots of `room` ids, on the model's own device and in its own dtype.
 
-    The model is used as it is: neither its mode nor its weights are touched, so a run in training may sample from it.
-    spare: the longest draft + 1.
+    The model is used as it is: neither its mode nor its weights are touched, so a run in training may sample
+    from it. spare: the longest draft + 1.
 
     >>> import numpy as np
     >>> from temaki.model import build, config

@@ -1,7 +1,7 @@
 """Charts as HTML with inline SVG: lines, dots and bars; no library, nothing loaded.
 
-The SVG stretches with its box and only its strokes keep their width; all words are HTML beside it, so that they stay
-readable on a phone. `page.py` holds the style and the few lines of script for the readout.
+The SVG stretches with its box and only its strokes keep their width; all words are HTML beside it, so that
+they stay readable on a phone. `page.py` holds the style and the few lines of script for the readout.
 """
 
 import json
@@ -17,8 +17,14 @@ Point = tuple[float, float | None]
 """(x, y); y = None breaks the line."""
 MOST = 500
 """Points of a series that are drawn."""
+LATE = 0.06
+"""The share of a chart that counts as its start."""
+SAME, TINY = 1e-9, 1e-290
+"""Values that differ by less, relatively or at all, are drawn as one."""
 OUTLIER = 10
 """A few values more than this times the 99th percentile are cut off at the top."""
+
+OVER = " · higher values run out at the top"
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,8 @@ def step(span: float, most: int) -> float:
 def axis(values: Iterable[float], most: int = 5, *, round_out: bool = True, zero: bool = False) -> Axis:
     """An axis over all values, with at most `most` steps between its ticks.
 
-    `round_out` widens the range to whole steps; otherwise it ends at the values. `zero` takes 0 in. Without values, or
-    with one value only, a range around it.
+    `round_out` widens the range to whole steps; otherwise it ends at the values. `zero` takes 0 in. Without
+    values, or with one value only, a range around it.
 
     >>> axis([0.3, 9.1])
     Axis(low=0.0, high=10.0, ticks=(0.0, 2.0, 4.0, 6.0, 8.0, 10.0))
@@ -71,8 +77,8 @@ def axis(values: Iterable[float], most: int = 5, *, round_out: bool = True, zero
     """
     found = [*values, *([0.0] if zero else [])] or [0.0, 1.0]
     low, high = min(found), max(found)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        pad = abs(high) / 10 or 1.0
+    if high - low <= max(SAME * max(abs(low), abs(high)), TINY):
+        pad = abs(high) / 10 if abs(high) > TINY / SAME else 1.0
         low, high = (low - pad if not zero else low), high + pad
     size = step(high - low, most)
     if round_out:
@@ -92,7 +98,9 @@ def labels(ticks: Sequence[float]) -> list[str]:
     if len(ticks) < 2:
         return [f"{tick:g}" for tick in ticks]
     size, top = ticks[1] - ticks[0], max(abs(tick) for tick in ticks)
-    scale, suffix = next(((s, w) for s, w in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if top >= 10 * s), (1.0, ""))
+    scale, suffix = next(
+        ((s, w) for s, w in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if top >= 10 * s), (1.0, "")
+    )
     if top < 2e-3 or top >= 1e13:
         exponent = math.floor(math.log10(size) + 1e-9)
         scale, suffix = 10.0**exponent, f"e{exponent}"
@@ -101,7 +109,7 @@ def labels(ticks: Sequence[float]) -> list[str]:
 
 
 def thin(points: Sequence[Point], most: int = MOST) -> list[Point]:
-    """At most about `most` points of the same shape: the least and the greatest of each of most/2 runs, in order."""
+    """About `most` points of the same shape: the least and the greatest of each of most/2 runs, in order."""
     if len(points) <= most:
         return list(points)
     runs = most // 2
@@ -116,22 +124,21 @@ def thin(points: Sequence[Point], most: int = MOST) -> list[Point]:
 
 
 def smooth(points: Sequence[Point], width: float) -> list[Point]:
-    """An exponential mean over about `width` points, corrected for its start; broken places are passed over.
+    """An exponential mean over about `width` points, fewer at the start; broken places are passed over.
 
-    m_t = sum_{s<=t} d^(t-s) y_s / sum_{s<=t} d^(t-s), d = 1 - 1/width.
+    m_t = m_(t-1) + (y_t - m_(t-1)) / w_t with w_t = min(width, 1 + t/5), so that a steep start is not
+    dragged along.
 
     >>> smooth([(0, 2.0), (1, 2.0), (2, None), (3, 2.0)], 5)
     [(0, 2.0), (1, 2.0), (2, None), (3, 2.0)]
     """
-    decay = 1 - 1 / max(1.0, width)
-    total = weight = 0.0
+    mean, seen = 0.0, 0
     made: list[Point] = []
     for x, y in points:
-        if y is None:
-            made.append((x, None))
-            continue
-        total, weight = decay * total + y, decay * weight + 1
-        made.append((x, total / weight))
+        if y is not None:
+            mean += (y - mean) / max(1.0, min(width, 1 + seen / 5))
+            seen += 1
+        made.append((x, mean if y is not None else None))
     return made
 
 
@@ -142,23 +149,34 @@ def lines(
     y_name: str,
     *,
     zero: bool = False,
+    late: bool = False,
     marks: Sequence[tuple[float, str]] = (),
+    wide: bool = False,
 ) -> str:
-    """A chart of lines over x; `marks` are upright lines with a name. Without a finite value, a card that says so."""
+    """A chart of lines over x from 0; without a finite value, a card that says so.
+
+    `marks` are upright lines with a name; `zero` takes 0 into the range of y; `late` lets the first values
+    run out at the top, so that the later ones can be told apart.
+    """
+    card = "card wide" if wide else "card"
     drawn = [Series(s.name, thin(s.points), s.look, s.colour) for s in series]
     drawn = [s for s in drawn if any(y is not None for _, y in s.points)]
     if not drawn:
-        return f'<figure class="card"><h3>{escape(title)}</h3><p class="quiet">Nothing measured yet.</p></figure>'
-    xs = axis((x for s in drawn for x, _ in s.points), most=6, round_out=False)
-    ys = axis(_within([y for s in drawn for _, y in s.points if y is not None]), zero=zero)
+        quiet = '<p class="quiet">Nothing measured yet.</p>'
+        return f'<figure class="{card}"><h3>{escape(title)}</h3>{quiet}</figure>'
+    xs = axis((x for s in drawn for x, _ in s.points), most=6, round_out=False, zero=True)
+    first = xs.low + LATE * (xs.high - xs.low) if late else xs.low
+    seen = [y for s in drawn for x, y in s.points if y is not None and x >= first]
+    ys = axis(_within(seen or [y for s in drawn for _, y in s.points if y is not None]), zero=zero)
     shapes = [_grid(xs, ys), *(_mark(xs, x) for x, _ in marks), *(_shape(s, xs, ys) for s in drawn)]
     return "".join(
         [
-            f'<figure class="card" data-chart="{escape(_numbers(drawn, xs, ys, x_name))}">',
-            f'<figcaption><h3>{escape(title)}</h3>{_legend(drawn, marks)}</figcaption>',
-            f'<div class="unit">{escape(y_name)}</div>',
+            f'<figure class="{card}" data-chart="{escape(_numbers(drawn, xs, ys, x_name))}">',
+            f"<figcaption><h3>{escape(title)}</h3>{_legend(drawn, marks)}</figcaption>",
+            f'<div class="unit">{escape(y_name)}{OVER if _over(drawn, ys) else ""}</div>',
             '<div class="plot" tabindex="0">',
-            f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(_words(title, drawn))}">',
+            '<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
+            f'aria-label="{escape(_words(title, drawn))}">',
             f"<title>{escape(title)}</title>",
             *shapes,
             "</svg>",
@@ -187,7 +205,8 @@ def bars(title: str, items: Sequence[Bar], unit: str) -> str:
     words = ", ".join(f"{item.name} {item.value:.3f}" for item in items)
     rows = "".join(
         f'<div class="bar{" ours" if item.ours else ""}"><span class="name">{escape(item.name)}</span>'
-        f'<span class="track"><span class="fill" style="width:{100 * max(0.0, item.value) / top:.2f}%"></span></span>'
+        '<span class="track">'
+        f'<span class="fill" style="width:{100 * max(0.0, item.value) / top:.2f}%"></span></span>'
         f'<span class="value">{item.value:.3f}</span></div>'
         for item in items
     )
@@ -206,6 +225,10 @@ def _within(values: Sequence[float]) -> list[float]:
     return [value for value in values if value <= bound] or list(values)
 
 
+def _over(series: Sequence[Series], ys: Axis) -> bool:
+    return any(y > ys.high for s in series for _, y in s.points if y is not None)
+
+
 def _place(xs: Axis, ys: Axis, x: float, y: float) -> str:
     return f"{100 * xs.share(x):.2f} {100 - 100 * max(-0.5, min(1.5, ys.share(y))):.2f}"
 
@@ -218,13 +241,17 @@ def _shape(series: Series, xs: Axis, ys: Axis) -> str:
             continue
         parts.append(pen + _place(xs, ys, x, y))
         pen = "L"
-    kind = f"c{series.colour % 6} dash{series.colour // 6 % 3}"
+    kind = _colour(series)
     path = f'<path class="{"faint" if series.look == "faint" else "line"} {kind}" d="{"".join(parts)}"/>'
     alone = sum(y is not None for _, y in series.points) == 1
     if series.look != "dots" and not alone:
         return path
     dots = "".join(f"M{_place(xs, ys, x, y)}h.001" for x, y in series.points if y is not None)
     return path + f'<path class="dot {kind}" d="{dots}"/>'
+
+
+def _colour(series: Series) -> str:
+    return f"c{series.colour % 6} dash{series.colour // 6 % 3}"
 
 
 def _grid(xs: Axis, ys: Axis) -> str:
@@ -243,11 +270,9 @@ def _tick(side: Literal["x", "y"], share: float, word: str) -> str:
 
 
 def _legend(series: Sequence[Series], marks: Sequence[tuple[float, str]]) -> str:
-    keys = [
-        f'<span class="key"><i class="{s.look} c{s.colour % 6} dash{s.colour // 6 % 3}"></i>{escape(s.name)}</span>'
-        for s in series
-    ]
-    keys += [f'<span class="key"><i class="mark"></i>{escape(name)}</span>' for name in dict.fromkeys(n for _, n in marks)]
+    keys = [f'<span class="key"><i class="{s.look} {_colour(s)}"></i>{escape(s.name)}</span>' for s in series]
+    names = dict.fromkeys(name for _, name in marks)
+    keys += [f'<span class="key"><i class="mark"></i>{escape(name)}</span>' for name in names]
     return f'<div class="legend">{"".join(keys)}</div>' if len(keys) > 1 else ""
 
 

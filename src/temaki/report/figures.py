@@ -74,19 +74,19 @@ def duration(seconds: float | None) -> str:
     """Seconds as the two largest units.
 
     >>> duration(12.3), duration(305), duration(3600 * 5 + 61), duration(90_000)
-    ('12.3 s', '5 min 5 s', '5 h 1 min', '1 d 1 h')
+    ('12.3s', '5m 5s', '5h 1m', '1d 1h')
     """
     if seconds is None:
         return "–"
     if seconds < 59.95:
-        return f"{seconds:.3g} s"
+        return f"{seconds:.3g}s"
     rest = math.floor(seconds + 0.5)
     parts = []
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
         amount, rest = divmod(rest, size)
         parts.append((amount, unit))
     first = next(i for i, (amount, _) in enumerate(parts) if amount)
-    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount)
+    return " ".join(f"{amount}{unit}" for amount, unit in parts[first : first + 2] if amount)
 
 
 def size(bytes: float | None) -> str:

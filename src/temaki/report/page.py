@@ -1,6 +1,7 @@
-"""The page around the numbers: one HTML file that loads nothing, with its style and its few lines of script inside.
+"""The page around the numbers: one HTML file that loads nothing, its style and its script inside.
 
-A content security policy names the script by its hash: whatever a sample contains, nothing else can run or be loaded.
+A content security policy names the script by its hash: whatever a sample contains, nothing else can run or
+be loaded.
 """
 
 import base64

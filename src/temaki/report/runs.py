@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from temaki.report import folder as folders
-from temaki.report.folder import RunFolder
 from temaki.report.figures import number
+from temaki.report.folder import RunFolder
 
 State = Literal["new", "running", "stopped", "finished", "failed", "damaged"]
 ALIVE = 60.0
@@ -38,7 +38,7 @@ class RunInfo:
 
 
 def runs(folder: Path) -> list[RunInfo]:
-    """The runs in a folder of runs by name, or the one run that `folder` is; never raises on a damaged one."""
+    """The runs in a folder of runs by name, or the one run that `folder` is; a damaged one raises nothing."""
     if folders.is_run(folder):
         return [info(folders.read(folder))]
     try:
@@ -91,7 +91,9 @@ def _next(run: RunFolder, state: State) -> str:
             rate = number(run.setting("optim", "lr"))
             if rate is None:
                 return command("report", run.path)
-            return command("train", run.path / "config.toml", f"name={run.name}-gentler", f"optim.lr={rate / 2:g}")
+            return command(
+                "train", run.path / "config.toml", f"name={run.name}-gentler", f"optim.lr={rate / 2:g}"
+            )
         case "running" | "damaged":
             return command("report", run.path)
 

@@ -1,24 +1,24 @@
 """Byte-level BPE, plain and readable: the trainer, and the tokenizer it makes. No byte is ever unknown.
 
-Training starts from the 256 bytes and again and again joins the most frequent pair of neighbours inside pre-tokens.
-Encoding joins, inside each pre-token, the pair that was learned first, until none is left that was learned.
-Source: Sennrich et al. 2016; Radford et al. 2019 (bytes); the tie rule is that of the Stanford CS336 assignment.
+Training starts from the 256 bytes and again and again joins the most frequent pair of neighbours inside
+pre-tokens. Encoding joins, inside each pre-token, the pair that was learned first, until none is left that
+was learned. Source: Sennrich et al. 2016; Radford et al. 2019 (bytes); Stanford CS336 (the tie rule).
 """
 
-import codecs
 import hashlib
 import heapq
 import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
 from numpy import ndarray
 
 from temaki.base.errors import TokenizerError
-from temaki.tokens import split
+from temaki.tokens import split, utf8
 from temaki.tokens.pairs import PairTable
 from temaki.tokens.tokenizer import Noise, Ragged, TextStream
 
@@ -26,6 +26,7 @@ END_OF_TEXT = "<|endoftext|>"
 """The default special token: it separates documents and begins them."""
 
 NONE = -1
+"""The id of a place that was swallowed by a merge."""
 
 
 def train(
@@ -37,12 +38,13 @@ def train(
 ) -> "Bpe":
     """Learn a vocabulary of `size` ids from texts: special tokens first, then the 256 bytes, then merges.
 
-    Stops early, with a smaller `.size`, when no pair is left. Special tokens found in the texts are not counted.
-    Memory grows with the number of distinct pre-tokens, not with the text. `progress(ids so far, size)` is called
-    after each merge. Raises TokenizerError for a size that leaves no room, an empty corpus, unusable special tokens.
+    Stops early, with a smaller `.size`, when no pair is left. Special tokens found in the texts are not
+    counted. Memory grows with the number of distinct pre-tokens, not with the text. `progress(ids so far,
+    size)` is called after each merge. Raises TokenizerError for a size that leaves no room, an empty corpus,
+    unusable special tokens.
 
     >>> train(["low low low lower newest newest"], size=260).token(259)
-    b'low'
+    b' low'
     """
     split.check_special(special)
     first = 256 + len(special)
@@ -72,7 +74,7 @@ def count_words(texts: Iterable[str], special: Sequence[str], pattern: str) -> C
     splitter = split.Splitter(pattern)
     words: Counter[str] = Counter()
     for text in texts:
-        for block in splitter.blocks([_checked(text)], special):
+        for block in splitter.blocks([utf8.checked(text)], special):
             for part, is_special in split.parts(block, special):
                 if not is_special:
                     words.update(splitter.words(part))
@@ -104,11 +106,11 @@ class Bpe:
         pattern: str = "gpt2",
         remember: int = 1 << 18,
     ):
-        """`tokens[id]` are the bytes of each id (of a special token: its text); `merges` come in the order learned.
+        """`tokens[id]` are the bytes of an id (a special token's: its text), `merges` in the order learned.
 
         `remember` is how many pre-tokens are kept with their ids, so that a frequent one is encoded once.
-        Raises TokenizerError where a byte or a merge has no id, two ids share their bytes, or a merge is made of what
-        no earlier merge made.
+        Raises TokenizerError where a byte or a merge has no id, two ids share their bytes, or a merge is made
+        of what no earlier merge made.
         """
         self.tokens = tuple(tokens)
         self.merges = tuple(merges)
@@ -125,12 +127,12 @@ class Bpe:
     def encode(self, text: str, special: Collection[str] = (), noise: Noise | None = None) -> ndarray:
         """The ids of a text, uint32 [N]; special tokens arise from it only where named in `special`.
 
-        Raises TokenizerError for a special token that the vocabulary lacks, for a lone surrogate, and for noise.
+        Raises TokenizerError for a special token that the vocabulary lacks, for a lone surrogate, for noise.
         """
         if noise is not None:
             raise TokenizerError("this tokenizer knows no random segmentation yet", do="leave noise out")
         self._known(special)
-        return np.frombuffer(bytearray(self._pack(_checked(text), special)), np.uint32)
+        return np.frombuffer(bytearray(self._pack(utf8.checked(text), special)), np.uint32)
 
     def encode_list(self, text: str, special: Collection[str] = ()) -> list[int]:
         """The ids of a text as a list."""
@@ -143,7 +145,7 @@ class Bpe:
         offsets = [0]
         for number, text in enumerate(texts):
             try:
-                packed += self._pack("".join(_decoded([text])), special)
+                packed += self._pack("".join(utf8.decoded([text])), special)
             except TokenizerError as error:
                 raise TokenizerError(f"text {number}: {error}") from None
             offsets.append(len(packed) // 4)
@@ -154,11 +156,11 @@ class Bpe:
     ) -> Iterator[ndarray]:
         """The ids of one text that comes in chunks; joined, they are those of the whole text.
 
-        Memory is bounded as `split.Splitter.blocks` says. Bytes are read as UTF-8 and may be cut anywhere. Raises
-        TokenizerError for what is not UTF-8, with the offset.
+        Memory is bounded as `split.Splitter.blocks` says. Bytes are read as UTF-8 and may be cut anywhere.
+        Raises TokenizerError for what is not UTF-8, with the offset.
         """
         self._known(special)
-        for block in self._splitter.blocks(_decoded(chunks), special):
+        for block in self._splitter.blocks(utf8.decoded(chunks), special):
             yield np.frombuffer(bytearray(self._pack_block(block, special)), np.uint32)
 
     def decode_bytes(self, ids: Sequence[int] | ndarray) -> bytes:
@@ -236,25 +238,21 @@ def merge_word(
 ) -> list[int]:
     """Join the neighbours of lowest rank, leftmost first, until none is ranked.
 
-    `ranks`: (left id, right id) -> rank; `pairs[rank]` = (left id, right id, joined id). Linked places and a heap, so
-    n ids cost O(n log n) however the word looks. Changes `ids`.
+    `ranks`: (left id, right id) -> rank; `pairs[rank]` = (left id, right id, joined id). Linked places and a
+    heap, so n ids cost O(n log n) however the word looks. Changes `ids`.
 
     >>> merge_word([1, 2, 1, 2, 2], {(1, 2): 0, (3, 3): 1}, [(1, 2, 3), (3, 3, 4)])
     [4, 2]
     """
     after = list(range(1, len(ids) + 1))
     before = list(range(-1, len(ids) - 1))
-    heap = [
-        (ranks[pair], place)
-        for place, pair in enumerate(zip(ids, ids[1:], strict=False))
-        if pair in ranks
-    ]
+    heap = [(ranks[pair], place) for place, pair in enumerate(pairwise(ids)) if pair in ranks]
     heapq.heapify(heap)
     while heap:
         rank, place = heapq.heappop(heap)
         left, right, joined = pairs[rank]
         second = after[place]
-        if ids[place] != left or second == len(ids) or ids[second] != right:
+        if ids[place] != left or ids[second] != right:
             continue  # merged otherwise meanwhile
         ids[place], ids[second] = joined, NONE
         first, third = before[place], after[second]
@@ -271,9 +269,11 @@ def merge_word(
 def fingerprint(
     tokens: Sequence[bytes], merges: Sequence[tuple[bytes, bytes]], special: Mapping[str, int], pattern: str
 ) -> str:
-    """sha256 of all that can change an id: the layout, the merges in order, the special tokens, the expression.
+    """sha256 of all that can change an id: the layout, the merges in order, the special tokens, the
+    expression.
 
-    The tables of Unicode belong to the `regex` package and are not in it. Raises TokenizerError for an unknown pattern.
+    The tables of Unicode belong to the `regex` package and are not in it. Raises TokenizerError for an
+    unknown pattern.
     """
     facts = [
         "bpe",
@@ -286,7 +286,8 @@ def fingerprint(
 
 
 class _Words(dict[str, bytes]):
-    """Pre-token -> its ids as uint32 bytes, worked out on first use; emptied when full, so memory is bounded."""
+    """Pre-token -> its ids as uint32 bytes, worked out on first use; emptied when full, so memory is
+    bounded."""
 
     longest = 256
     """Characters up to which a pre-token is kept."""
@@ -332,8 +333,8 @@ def _ranked(
 ) -> tuple[list[tuple[int, int, int]], dict[tuple[int, int], int]]:
     """The merges as (left id, right id, joined id) and the rank of each pair. Raises TokenizerError.
 
-    Each token is made once, of parts made before. Only so do "all occurrences at once" and "one by one, leftmost
-    first" give the same ids.
+    Each token is made once, of parts made before. Only so do "all occurrences at once" and "one by one,
+    leftmost first" give the same ids.
     """
     made = {bytes([value]) for value in range(256)}
     pairs: list[tuple[int, int, int]] = []
@@ -348,44 +349,3 @@ def _ranked(
         made.add(joined)
         pairs.append((ids[left], ids[right], ids[joined]))
     return pairs, {(left, right): rank for rank, (left, right, _) in enumerate(pairs)}
-
-
-def _checked(text: str) -> str:
-    """The text, if UTF-8 can say it. Raises TokenizerError."""
-    if not isinstance(text, str):
-        raise TokenizerError("a text to encode is a str", found=type(text).__name__)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TokenizerError(
-            f"the text holds a lone surrogate at character {error.start}, which UTF-8 cannot say",
-            found=ascii(text[error.start]),
-            do='read files with errors="replace", not "surrogateescape"',
-        ) from None
-    return text
-
-
-def _decoded(chunks: Iterable[str | bytes]) -> Iterator[str]:
-    """Chunks of text, or of UTF-8 bytes cut anywhere, as text. Raises TokenizerError with the byte's offset."""
-    decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    read = 0
-    for chunk in chunks:
-        if isinstance(chunk, bytes):
-            yield _step(decoder, chunk, read, final=False)
-            read += len(chunk)
-        else:
-            yield _step(decoder, b"", read, final=True)  # a character cut by a text chunk never becomes whole
-            yield _checked(chunk)
-    yield _step(decoder, b"", read, final=True)
-
-
-def _step(decoder: codecs.IncrementalDecoder, chunk: bytes, read: int, final: bool) -> str:
-    pending = len(decoder.getstate()[0])
-    try:
-        return decoder.decode(chunk, final)
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"the bytes are not UTF-8 at offset {read - pending + error.start}",
-            found=repr(error.object[error.start : error.start + 4]),
-            do="decode them with errors=\"replace\" first, or convert the file to UTF-8",
-        ) from None

@@ -1,7 +1,7 @@
 """A tokenizer on disk: `vocabulary.json` for machines, `vocabulary.txt` for eyes.
 
-The JSON holds everything that can change an id, and the fingerprint of it: a file that was changed, by whatever, is
-refused. Bytes are written as GPT-2's files write them, each byte as one printable character.
+The JSON holds everything that can change an id, and the fingerprint of it: a file that was changed, by
+whatever, is refused. Bytes are written as GPT-2's files write them, each byte as one printable character.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,8 @@ LIMIT = 1 << 28
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a tokenizer into a folder, which is made if need be; each file is whole or absent. Raises OSError."""
+    """Write a tokenizer into a folder, which is made if need be; each file is whole or absent. Raises
+    OSError."""
     assert isinstance(tokenizer, bpe.Bpe), f"no file format for {type(tokenizer).__name__}"
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(folder / EYES, describe(tokenizer))

@@ -1,14 +1,16 @@
 """The pair table of the BPE trainer: counts of adjacent symbols, kept up to date merge by merge.
 
-All words lie in one line of places with an edge between two words; the places of a word are linked, so that a merge
-touches the occurrences of its pair and nothing else, however long a word is. A merge makes pairs only with the new
-symbol; the counts of all others can but fall. So each pair is in the heap once, and an entry that is found too high
-when it comes up goes back with its true count. Source: Sennrich et al. 2016, algorithm 1; Gage 1994.
+All words lie in one line of places with an edge between two words; the places of a word are linked, so that a
+merge touches the occurrences of its pair and nothing else, however long a word is. A merge makes pairs only
+with the new symbol; the counts of all others can but fall. So each pair is in the heap once, and an entry
+that is found too high when it comes up goes back with its true count. Source: Sennrich et al. 2016, algorithm
+1; Gage 1994.
 """
 
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 
 Pair = tuple[int, int]
 
@@ -34,7 +36,7 @@ class PairTable:
         self._before = list(range(-1, len(self._symbols) - 1))
         self._places: defaultdict[Pair, list[int]] = defaultdict(list)
         """Where each pair begins, ascending; may hold places where it no longer does."""
-        for place, pair in enumerate(zip(self._symbols, self._symbols[1:], strict=False)):
+        for place, pair in enumerate(pairwise(self._symbols)):
             if NONE not in pair:
                 self.counts[pair] += self._weights[place]
                 self._places[pair].append(place)
@@ -59,7 +61,7 @@ class PairTable:
         return None
 
     def merge(self, pair: Pair) -> int:
-        """Replace each occurrence of a pair, left to right without overlap, by a new symbol, which is returned."""
+        """Replace each occurrence of a pair, left to right without overlap, by a new symbol: the result."""
         left, right = pair
         new = len(self.tokens)
         self.tokens.append(self.tokens[left] + self.tokens[right])
@@ -108,7 +110,7 @@ class PairTable:
 
 
 def _falling(token: bytes) -> str:
-    """A text that sorts the other way round than the bytes; the end mark puts a longer token before its own prefix.
+    """A text that sorts the other way round than the bytes; its end mark puts a token before its own prefix.
 
     >>> sorted([b"a", b"ab", b"b"], key=_falling)
     [b'b', b'ab', b'a']

@@ -1,7 +1,7 @@
 """Text -> specials and pre-tokens: what may never merge across.
 
-Special tokens are cut out first (longest first where two begin at one place), then a pattern cuts the plain text
-between them into pre-tokens. Source of the GPT-2 pattern: Radford et al. 2019, the released encoder.
+Special tokens are cut out first (longest first where two begin at one place), then a pattern cuts the plain
+text between them into pre-tokens. Source of the GPT-2 pattern: Radford et al. 2019, the released encoder.
 """
 
 import difflib
@@ -23,12 +23,12 @@ class Pattern:
     expression: str
     """A regular expression of the `regex` package; its matches are the pre-tokens."""
     cuts: str | None
-    """Matches (empty) only where the text can be cut so that both sides, split apart, give the same pre-tokens."""
+    """Matches, empty, only where both sides, each split for itself, give the pre-tokens of the whole."""
 
 
 PATTERNS = {
-    # A class of characters never shares a pre-token with another but for a leading space and an apostrophe before
-    # letters, and only whitespace looks ahead: so each change of class is a cut but those two.
+    # A pre-token holds one class of characters, but for a leading space and an apostrophe before letters, and
+    # only whitespace looks ahead: so each change of class is a cut, but for those two.
     "gpt2": Pattern(
         expression=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
         cuts=r"(?<=\S)(?=\s)|(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=[^\s\p{L}\p{N}'])(?=[\p{L}\p{N}])",
@@ -55,9 +55,11 @@ def named(pattern: str) -> Pattern:
             "unknown split pattern", found=repr(pattern), allowed=", ".join(PATTERNS), do=hint
         )
     try:
-        regex.compile(pattern)
+        reverse = regex.compile(pattern).flags & regex.REVERSE
     except regex.error as error:
         raise TokenizerError(f"the split pattern is no regular expression: {error}", found=pattern) from None
+    if reverse:
+        raise TokenizerError("a split pattern cannot search backwards", found=pattern, do="leave (?r) out")
     return Pattern(pattern, None)
 
 
@@ -75,14 +77,14 @@ class Splitter:
         >>> Splitter("gpt2").words("i'll   pre-tokenize")
         ['i', "'ll", '  ', ' pre', '-', 'tokenize']
         """
-        words = [match.group() for match in self._words.finditer(text)]
-        return words if sum(map(len, words)) == len(text) else self._with_gaps(text)
+        found = self._words.finditer(text)
+        return [match.group() for match in found] if self._cuts else _with_gaps(text, found)
 
     def blocks(self, chunks: Iterable[str], special: Collection[str] = ()) -> Iterator[str]:
         """The same text in blocks of about BLOCK characters that can be split one by one as if it were whole.
 
-        Holds one chunk, one block and the longest pre-token (which nobody can cut), twice; with an own pattern,
-        whose safe cuts nobody knows, the text between two special tokens.
+        Holds one chunk, one block and the longest pre-token (which nobody can cut), twice; with an own
+        pattern, whose safe cuts nobody knows, the text between two special tokens.
         """
         held: list[str] = []
         length, wanted = 0, BLOCK
@@ -96,14 +98,14 @@ class Splitter:
             if cut:
                 yield text[:cut]
             held, length = [text[cut:]], len(text) - cut
-            wanted = max(BLOCK, 2 * length)  # doubling: an uncut run is looked at a few times, not once a chunk
+            wanted = max(BLOCK, 2 * length)  # doubling: a run without a cut is looked at just a few times
         if length:
             yield "".join(held)
 
     def _last_cut(self, text: str, special: Collection[str]) -> int:
         """The last place where `text` can be cut whatever follows it; 0 if there is none."""
-        open_from = len(text) - max(map(len, special), default=1) + 1  # a special from here on may be incomplete
-        end = 0
+        open_from = len(text) - max(map(len, special), default=1) + 1  # from here on, one may be incomplete
+        end = 0  # of the last special token that is whole
         for match in finder(special).finditer(text) if special else ():
             if match.start() >= open_from:
                 break
@@ -112,17 +114,6 @@ class Splitter:
             return end
         cut = self._cuts.search(text, end, open_from)
         return end if cut is None else cut.start()
-
-    def _with_gaps(self, text: str) -> list[str]:
-        words: list[str] = []
-        end = 0
-        for match in self._words.finditer(text):
-            if match.start() > end:
-                words.append(text[end : match.start()])
-            if match.end() > max(end, match.start()):
-                words.append(match.group())
-            end = max(end, match.end())
-        return [*words, text[end:]] if end < len(text) else words
 
 
 def parts(text: str, special: Collection[str]) -> Iterator[tuple[str, bool]]:
@@ -163,3 +154,13 @@ def check_special(special: Sequence[str]) -> None:
     twice = sorted({text for text in special if list(special).count(text) > 1})
     if twice:
         raise TokenizerError("a special token is named twice", found=", ".join(map(repr, twice)))
+
+
+def _with_gaps(text: str, found: Iterable[regex.Match[str]]) -> list[str]:
+    """The matches and what lies between them, none empty."""
+    words: list[str] = []
+    done = 0
+    for match in found:
+        words += [text[done : match.start()], match.group()]
+        done = match.end()
+    return [word for word in (*words, text[done:]) if word]

@@ -1,4 +1,4 @@
-"""The tokenizer contract: text <-> ids. Loads NumPy and nothing heavier, so that every folder may name these types.
+"""The tokenizer contract: text <-> ids. Loads NumPy and nothing heavier, so that all folders may name it.
 
 Letters: V vocabulary, N ids, n texts.
 """
@@ -35,7 +35,7 @@ class Noise:
 class TextStream:
     """Turns ids into text as they arrive and never emits half a character.
 
-    What all pushes and the `close` gave, joined, is the text of all ids decoded at once with errors="replace".
+    What all pushes and the `close` gave, joined, is what decoding all ids at once gives (errors="replace").
 
     >>> stream = TextStream(lambda id: bytes([id]))
     >>> [stream.push(0xC3), stream.push(0xA9), stream.push(0xC3), stream.close()]
@@ -53,9 +53,7 @@ class TextStream:
 
     def close(self) -> str:
         """U+FFFD if a character was left open, else ""; the stream can then be used anew."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        return self._decoder.decode(b"", final=True)
 
 
 class Tokenizer(Protocol):
@@ -78,7 +76,7 @@ class Tokenizer(Protocol):
     def encode_iterable(
         self, chunks: Iterable[str | bytes], special: Collection[str] = ()
     ) -> Iterator[ndarray]:
-        """The ids of one text that comes in chunks, in constant memory; joined, they are those of the whole text."""
+        """The ids of one text that comes in chunks, in constant memory: joined, those of the whole text."""
         ...
 
     def encode_list(self, text: str, special: Collection[str] = ()) -> list[int]:

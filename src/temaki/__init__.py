@@ -1,0 +1,43 @@
+"""temaki: build a language model by hand, from bytes to chat, on the machine you have.
+
+    import temaki
+
+    temaki.train("recipes/demo.toml", "data.text=notes.txt", minutes=5)
+    temaki.generate("runs/demo", "Once upon a time")
+    temaki.open("runs/demo").tokenizer.encode("a text")
+
+Every layer, loss and schedule is a plain function of torch tensors (`temaki.model.attention.attention`,
+`temaki.model.ffn.swiglu`, `temaki.model.maps.cross_entropy`, `temaki.optim.schedule.cosine`, ..), every sampling filter
+one of NumPy arrays (`temaki.generate.sampling.top_p`): the very functions that the modules call.
+
+Each name below is loaded on first use, so that `import temaki` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from temaki.base.errors import TemakiError as TemakiError
+    from temaki.formats.open import open as open
+    from temaki.study.pipeline import generate as generate
+    from temaki.study.pipeline import run_recipe as train
+    from temaki.tokens.bpe import train as train_tokenizer
+    from temaki.tokens.tokenizer import Tokenizer as Tokenizer
+
+_PLACES = {
+    "TemakiError": ("temaki.base.errors", "TemakiError"),
+    "Tokenizer": ("temaki.tokens.tokenizer", "Tokenizer"),
+    "generate": ("temaki.study.pipeline", "generate"),
+    "open": ("temaki.formats.open", "open"),
+    "train": ("temaki.study.pipeline", "run_recipe"),
+    "train_tokenizer": ("temaki.tokens.bpe", "train"),
+}
+
+__all__ = ["TemakiError", "Tokenizer", "generate", "open", "train", "train_tokenizer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'temaki' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(importlib.import_module(module), attribute)

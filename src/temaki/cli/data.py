@@ -1,0 +1,46 @@
+"""`temaki data`: text into shards."""
+
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(help="Turn text into shards of ids.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def data() -> None:
+    """Turn text into shards of ids."""
+
+
+@app.command()
+def prepare(
+    out: Path = typer.Option(..., help="Folder to write to; must not exist."),
+    text: str = typer.Option("stdlib", help='A file or folder of text, or "stdlib".'),
+    tokenizer: str | None = typer.Option(None, help="Folder of a tokenizer; without it one is trained."),
+    vocabulary: int = typer.Option(4096, help="Size of the tokenizer that is trained."),
+    held_out: float = typer.Option(0.1, help="Share of documents kept from training."),
+    errors: str = typer.Option("strict", help='Bytes that are not UTF-8: "strict" stops, "replace" goes on.'),
+    json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Turn text into memory-mapped shards: a training and a held-out part, and the tokenizer.
+
+    Example: temaki data prepare --text notes/ --out data/notes
+    """
+    from temaki.base import config
+    from temaki.batches import prepare
+    from temaki.batches.config import DataConfig
+    from temaki.cli.progress import Work
+    from temaki.cli.said import refuse, say
+
+    refuse(out)
+    table = {"text": text, "vocabulary": vocabulary, "held_out": held_out, "errors": errors}
+    settings = config.read(DataConfig, table | ({"tokenizer": tokenizer} if tokenizer is not None else {}))
+    work = Work()
+    made = prepare.prepare(settings, out, work)
+    work.close()
+    splits = {"train": made.train.manifest, "held": made.held.manifest}
+    found = {"folder": str(out), "vocabulary": made.tokenizer.size} | {
+        name: {"documents": m.documents, "ids": m.ids, "bytes": m.bytes} for name, m in splits.items()
+    }
+    lines = [f"{name}: {m.documents} documents, {m.bytes / 1e6:.2f} MB, {m.ids:,} ids" for name, m in splits.items()]
+    say(found, json, "\n".join([*lines, f"next: temaki train recipes/demo.toml data.shards={out} --minutes 5"]))

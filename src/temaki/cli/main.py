@@ -1,0 +1,86 @@
+"""`temaki`: one verb a file. A verb loads what it needs inside its function, so that help costs nothing."""
+
+import sys
+
+import click
+import typer
+
+from temaki.cli import data, demo, evaluate, generate, report, runs, tokenizer, train, validate
+
+app = typer.Typer(
+    name="temaki",
+    help="Build a language model by hand, from bytes to chat, on the machine you have.\n\nBegin with: temaki demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("generate")(generate.generate)
+app.command("report")(report.report)
+app.command("runs")(runs.runs)
+app.command("validate")(validate.validate)
+app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(data.app, name="data")
+
+
+@app.callback()
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+) -> None:
+    """Build a language model by hand, from bytes to chat, on the machine you have.
+
+    Begin with: temaki demo
+    """
+
+
+def main() -> None:
+    """Run the command line; every error ends in one message and a code that is not 0."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"temaki {version('temaki')}")
+        return
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = app(arguments, standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(_say("interrupted", 130))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        sys.exit(_say("interrupted", 130))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_explain(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    from temaki.base.errors import TemakiError
+
+    if isinstance(error, TemakiError):
+        return _say(f"error: {error}", error.exit_code)
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return _say(f"error: {error.strerror}{where}", 1)
+    if isinstance(error, MemoryError):
+        return _say("error: not enough memory\n  do: lower model.width, batch.micro or batch.context", 1)
+    return _say(f"error: {type(error).__name__}: {error}\n  this is a bug in temaki; --debug shows where", 70)
+
+
+def _say(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code

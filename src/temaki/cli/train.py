@@ -1,0 +1,50 @@
+"""`temaki train`: a recipe becomes a run."""
+
+from pathlib import Path
+
+import typer
+
+
+def train(
+    recipe: Path = typer.Argument(..., help="A TOML recipe, or the config.toml of a run."),
+    changes: list[str] = typer.Argument(None, help="Dotted changes: model.depth=8 optim.lr=3e-3", metavar="[KEY=VALUE]..."),
+    text: str | None = typer.Option(None, help='Text to learn: a file or folder; short for data.text="..".'),
+    minutes: float | None = typer.Option(None, help="One dial: size and steps that fill so many minutes here."),
+    depth: int | None = typer.Option(None, help="One dial: size and steps by the number of layers."),
+    out: Path | None = typer.Option(None, help="Folder of the run; runs/NAME by default."),
+    resume: str = typer.Option("never", help='"auto" goes on from the newest whole checkpoint.'),
+    json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Train a model by a recipe: tokenizer and shards are made first where the recipe names none.
+
+    Example: temaki train recipes/demo.toml --text notes/ --minutes 10 --out runs/notes
+    """
+    from temaki.base.errors import ConfigError
+    from temaki.cli.progress import TrainingLine, Work
+    from temaki.cli.resolved import resolve, show
+    from temaki.cli.said import say
+    from temaki.study import pipeline
+    from temaki.train import run as runs
+
+    if resume not in ("never", "auto"):
+        raise ConfigError("--resume is out of range", found=resume, allowed="never, auto")
+    found = resolve(recipe, changes or [], text, minutes, depth)
+    folder = out or Path("runs") / str(found.get("name", "run"))
+    runs.claim(folder, resume)
+    work = Work()
+    made = pipeline.ready(found, folder, work)
+    work.close()
+    from temaki.base import config as config_door
+
+    show(config_door.mapping(made.config))
+    outcome = pipeline.train(made, resume, [TrainingLine()], lambda line: print(f"warning: {line}"))
+    run = outcome.run
+    result = {"folder": str(folder), "reason": outcome.reason, "step": run.step, "seconds": run.seconds, **run.told}
+    if outcome.reason == "finished":
+        text = f"{folder}: finished, {run.step} steps in {run.seconds:.0f} s, loss {run.told.get('loss', 0):.3f}\n"
+        text += f"next: temaki evaluate {folder}\n      temaki generate {folder} --prompt 'your text'"
+        say(result, json, text)
+        return
+    say(result, json, f"{folder}: stopped by {outcome.reason} at step {run.step}; all is saved")
+    print(f"next: temaki train {folder}/config.toml --out {folder} --resume auto")
+    raise typer.Exit(130 if outcome.reason == "SIGINT" else 143)

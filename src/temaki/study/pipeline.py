@@ -1,0 +1,184 @@
+"""From a recipe to a trained and measured model: the steps of the main job, each a function."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from temaki.base import config as config_door
+from temaki.base import device as devices
+from temaki.base import files
+from temaki.base.errors import CheckpointError
+from temaki.batches import prepare
+from temaki.batches.prepare import Prepared, Progress
+from temaki.evaluate import loss, yardsticks
+from temaki.evaluate.loss import Score
+from temaki.evaluate.yardsticks import Measuring
+from temaki.formats import open as opener
+from temaki.generate import text
+from temaki.generate.config import SamplingConfig
+from temaki.generate.torch_executor import TorchExecutor
+from temaki.model.build import Model
+from temaki.study import hooks as study_hooks
+from temaki.study import recipes
+from temaki.train import run as runs
+from temaki.train.config import RunConfig
+from temaki.train.hooks import Hook
+from temaki.train.run import Outcome
+
+SAMPLING = SamplingConfig(temperature=0.8, top_p=0.95, max_tokens=120)
+"""How a run shows what it has learned."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A recipe whose data are made and whose configuration is whole."""
+
+    config: RunConfig
+    folder: Path
+    data: Prepared
+
+
+def quiet(_what: str, _done: int, _of: int) -> None:
+    """No progress shown."""
+
+
+def ready(found: Mapping[str, Any], folder: Path, progress: Progress = quiet) -> Ready:
+    """Prepare the data in `folder`/data (or open what is there) and complete the configuration.
+
+    The recipe is checked before any work: raises ConfigError first.
+    """
+    table = recipes.data(found)
+    recipes.complete(found, table.vocabulary)
+    data = prepare.prepare(table, folder / "data", progress)
+    config = recipes.complete(found, data.tokenizer.size)
+    runs.check(config, data)
+    return Ready(config, folder, data)
+
+
+def train(
+    made: Ready,
+    resuming: Literal["never", "auto"] = "never",
+    hooks: Sequence[Hook] = (),
+    warn: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Train, validating and reporting on the recipe's cadence; `hooks` come on top."""
+    watch = made.config.watch
+    own: list[Hook] = [study_hooks.Validate(watch.validate, made.data, watch.validate_tokens)]
+    if watch.sample is not None:
+        own.append(study_hooks.Sample(watch.sample, made.data, prompts(made.data), SAMPLING))
+    own.append(study_hooks.Report(watch.validate))
+    return runs.start(made.config, made.folder, made.data, [*own, *hooks], resuming, warn)
+
+
+def prompts(data: Prepared) -> list[str]:
+    """Three beginnings: nothing, and the first lines of two held-out documents."""
+    found = [""]
+    for each in prepare.texts(data.held, data.tokenizer):
+        lines = each.decode("utf-8", "replace").split("\n")
+        start = next((i for i, line in enumerate(lines) if line.strip()), None)
+        if start is not None and len(found) < 3:
+            found.append("\n".join(lines[start : start + 3])[:160])
+    return found
+
+
+def yards(data: Prepared, folder: Path) -> Measuring:
+    """Begin to measure the yardsticks of the data's two texts, in a process of its own."""
+    paths = [folder / f"{name}.bin" for name in ("train", "held")]
+    for path, split in zip(paths, (data.train, data.held), strict=True):
+        with files.writing(path) as file:
+            for each in prepare.texts(split, data.tokenizer):
+                file.write(each)
+    return yardsticks.start(*paths)
+
+
+def score(model: Model, data: Prepared, context: int, progress: Callable[[int], None] | None = None) -> Score:
+    """Bits per byte on all held-out documents, in windows of `context` that move by half of it."""
+    held = data.held
+    documents = (held.document(i) for i in range(held.manifest.documents))
+    return loss.score(model, documents, held.manifest.bytes, context, progress=progress)
+
+
+def continuations(model: Model, data: Prepared, seed: int) -> list[dict[str, str]]:
+    """A continuation of each of `prompts`."""
+    beginnings = prompts(data)
+    executor = TorchExecutor(model, len(beginnings), text.room(data.tokenizer, beginnings, SAMPLING))
+    found = text.complete(executor, data.tokenizer, beginnings, SAMPLING, seed=seed)
+    return [{"prompt": beginnings[each.index], "text": each.text} for each in found]
+
+
+def data_of(config: RunConfig, run: Path) -> Prepared:
+    """The data a run was trained on."""
+    return prepare.open_prepared(Path(config.data.shards) if config.data.shards is not None else run / "data")
+
+
+def scored(found: Score, step: int | None, context: int) -> dict[str, Any]:
+    """A score as `results.json` keeps it."""
+    return {
+        "step": step, "bits_per_byte": found.bits_per_byte, "loss": found.loss, "perplexity": found.perplexity,
+        "bytes": found.bytes, "tokens": found.tokens, "context": context, "stride": max(1, context // 2),
+    }  # fmt: skip
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Results as lines: the model beside the yardsticks."""
+    lines = [f"{found['bytes']:,} bytes, {found['tokens']:,} ids, windows of {found['context']}"]
+    named = {"bits_per_byte": "this model", "zstd": "zstd -22, window over all", "ppmd": "PPMd H, order 8"}
+    lines += [f"{found[key]:7.4f} bits per byte  {name}" for key, name in named.items() if key in found]
+    lines.append(f"loss {found['loss']:.4f} nats an id, perplexity {found['perplexity']:.2f}")
+    return "\n".join(lines)
+
+
+def results(folder: Path, **found: Any) -> dict[str, Any]:
+    """Add what was found to the run's `results.json`, and give all of it."""
+    path = folder / "results.json"
+    before = files.read_json(path) if path.exists() else {}
+    files.write_json(path, {**before, **found})
+    return {**before, **found}
+
+
+def run_recipe(
+    recipe: str | Path | Mapping[str, Any],
+    *changes: str,
+    out: str | Path | None = None,
+    minutes: float | None = None,
+    depth: int | None = None,
+    resume: bool = False,
+    hooks: Sequence[Hook] = (),
+    progress: Progress = quiet,
+) -> Outcome:
+    """Train a recipe (a TOML file or a mapping) with dotted changes; `temaki.train` is this function.
+
+    >>> run_recipe("recipes/demo.toml", "data.text=notes.txt", minutes=2)  # doctest: +SKIP
+    """
+    peak = devices.matmul_peak(devices.choose()) if minutes is not None or depth is not None else 0.0
+    found, _ = recipes.resolve(recipes.load(recipe), changes, minutes, depth, peak)
+    folder = Path(out) if out is not None else Path("runs") / str(found.get("name", "run"))
+    resuming: Literal["never", "auto"] = "auto" if resume else "never"
+    runs.claim(folder, resuming)
+    return train(ready(found, folder, progress), resuming, hooks)
+
+
+def generate(
+    model: str | Path | opener.Opened,
+    prompt: str | Sequence[str] = "",
+    *,
+    seed: int = 0,
+    **sampling: Any,
+) -> str | list[str]:
+    """Continue one prompt, or several at once, by a model (a path, or what `temaki.open` gave).
+
+    Settings by name: temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, stop. Raises ConfigError for one
+    that is unknown or out of range, CheckpointError for a model that cannot be opened.
+
+    >>> generate("runs/demo", "import ", max_tokens=40, temperature=0)  # doctest: +SKIP
+    """
+    opened = model if isinstance(model, opener.Opened) else opener.open(model)
+    settings = config_door.read(SamplingConfig, sampling, where="generate")
+    beginnings = [prompt] if isinstance(prompt, str) else list(prompt)
+    tokenizer = opened.tokenizer
+    if tokenizer is None:
+        raise CheckpointError(f"{opened.folder} has no tokenizer, so it can read no text", do="give a run or a checkpoint")
+    executor = TorchExecutor(opened.model(), max(1, len(beginnings)), text.room(tokenizer, beginnings, settings))
+    found = [each.text for each in text.complete(executor, tokenizer, beginnings, settings, seed=seed)]
+    return found[0] if isinstance(prompt, str) else found

@@ -1,0 +1,62 @@
+"""Recipes: a TOML file, the dial and dotted changes become one resolved mapping, and the tokenizer's size goes in."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from temaki.base import config as config_door
+from temaki.base.errors import ConfigError
+from temaki.batches.config import DataConfig
+from temaki.study import dial
+from temaki.train.config import RunConfig
+
+
+def load(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as a mapping: a TOML file's, or the mapping itself."""
+    return dict(recipe) if isinstance(recipe, Mapping) else config_door.read_toml(Path(recipe))
+
+
+def resolve(
+    recipe: Mapping[str, Any],
+    changes: Sequence[str] = (),
+    minutes: float | None = None,
+    depth: int | None = None,
+    peak: float = 0.0,
+) -> tuple[dict[str, Any], str | None]:
+    """The recipe with the dial laid over it and the changes over both, and the dial's line.
+
+    `peak` is the machine's matrix-product speed in FLOP/s, needed for a dial. Raises ConfigError for two dials at once.
+    """
+    if minutes is not None and depth is not None:
+        raise ConfigError("--minutes and --depth are two dials", do="turn one of them; the other follows")
+    if minutes is not None and not 0 < minutes < 1e6:
+        raise ConfigError("--minutes is out of range", found=f"{minutes:g}", allowed="above 0")
+    if depth is not None and not 1 <= depth <= dial.DEEPEST:
+        raise ConfigError("--depth is out of range", found=str(depth), allowed=f"1 to {dial.DEEPEST}")
+    found, line = dict(recipe), None
+    if minutes is not None or depth is not None:
+        size = data(config_door.override(recipe, changes)).vocabulary
+        turned = (
+            dial.by_minutes(minutes, peak, size) if minutes is not None else dial.by_depth(depth or 1, peak, size)
+        )
+        found, line = config_door.merge(found, turned.recipe), turned.line
+    return config_door.override(found, changes), line
+
+
+def data(found: Mapping[str, Any]) -> DataConfig:
+    """The data table of a recipe."""
+    table = found.get("data", {})
+    if not isinstance(table, Mapping):
+        raise ConfigError("data: not a table", found=str(table))
+    return config_door.read(DataConfig, table, where="[data]")
+
+
+def complete(found: Mapping[str, Any], vocabulary: int) -> RunConfig:
+    """The run's configuration, with the tokenizer's size where the recipe leaves it out.
+
+    Raises ConfigError naming each key that is unknown, ill-typed or out of range.
+    """
+    model = found.get("model")
+    if isinstance(model, Mapping) and "vocabulary" not in model:
+        found = {**found, "model": {**model, "vocabulary": vocabulary}}
+    return config_door.read(RunConfig, found)
