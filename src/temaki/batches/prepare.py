@@ -17,7 +17,7 @@ from temaki.corpus.sources import Document
 from temaki.tokens import bpe, files
 from temaki.tokens.tokenizer import Tokenizer
 
-BOUNDARY = "<|endoftext|>"
+BOUNDARY = bpe.END_OF_TEXT
 """The special token that begins each document and, as a target, ends it."""
 
 Progress = Callable[[str, int, int], None]

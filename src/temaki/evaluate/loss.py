@@ -81,7 +81,7 @@ def windows(length: int, context: int, stride: int) -> list[Window]:
     while reached < length:
         stop = min(start + context, length)
         made.append(Window(start, reached, stop))
-        start, reached = start + stride, stop
+        start, reached = stop - stride, stop
     return made
 
 
@@ -182,7 +182,7 @@ def _each(model: Model, pieces: Sequence[_Piece], device: torch.device) -> Tenso
     read = rows.to(rows.rows([piece.ids for piece in pieces]), device)
     starts = read.cuts.tolist()
     places = torch.cat(
-        [torch.arange(start, start + len(p.ids)) for start, p in zip(starts, pieces, strict=False)]
+        [torch.arange(start + p.skip, start + len(p.ids)) for start, p in zip(starts, pieces, strict=False)]
     )
     targets = torch.cat([piece.targets[piece.skip :] for piece in pieces])
     hidden = model(read)[places.to(device)]

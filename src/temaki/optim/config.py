@@ -75,7 +75,7 @@ ScheduleConfig = Annotated[CosineConfig | WsdConfig, Field(discriminator="kind")
 class OptimConfig:
     """Which rule moves which role, how fast, and when."""
 
-    lr: Annotated[float, Field(gt=0)] = 3e-3
+    lr: Annotated[float, Field(gt=0)] = 5e-3
     """The peak learning rate; each rule multiplies it by its own `rate`."""
     matrix: OptimizerConfig = MuonConfig()
     embedding: AdamWConfig = AdamWConfig()

@@ -1,4 +1,4 @@
-"""What a tokenizer reads: text that UTF-8 can say, whole or in chunks; all else is refused, with the place."""
+"""What a tokenizer reads: text that UTF-8 can say, whole or in chunks. Else it is refused, with the place."""
 
 import codecs
 from collections.abc import Iterable, Iterator

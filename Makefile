@@ -1,0 +1,42 @@
+# make demo: text -> a language model at work.  make test: the tests.  make check: what CI checks.
+# Everything is installed in .venv on first use.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TEXT ?=
+MINUTES ?= 5
+OUT ?= runs/demo
+
+.PHONY: demo test test-slow check format clean
+
+demo: $(READY)
+	$(BIN)/temaki demo --minutes $(MINUTES) --out $(OUT) $(if $(TEXT),--text "$(TEXT)")
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+
+# torch is named directly, so that pip finds a CPU build where one is offered.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "torch==2.13.*"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(READY)
