@@ -6,7 +6,7 @@ import typer
 
 
 def train(
-    recipe: Path = typer.Argument(..., help="A TOML recipe, or the config.toml of a run."),
+    recipe: Path = typer.Argument(..., help="A TOML recipe, or a run folder to go on with."),
     changes: list[str] = typer.Argument(None, help="Dotted changes: model.depth=8 optim.lr=3e-3", metavar="[KEY=VALUE]..."),
     text: str | None = typer.Option(None, help='Text to learn: a file or folder; short for data.text="..".'),
     minutes: float | None = typer.Option(None, help="One dial: size and steps that fill so many minutes here."),
@@ -28,8 +28,8 @@ def train(
 
     if resume not in ("never", "auto"):
         raise ConfigError("--resume is out of range", found=resume, allowed="never, auto")
-    found = resolve(recipe, changes or [], text, minutes, depth)
-    folder = out or Path("runs") / str(found.get("name", "run"))
+    found = resolve(recipe / "config.toml" if recipe.is_dir() else recipe, changes or [], text, minutes, depth)
+    folder = out or (recipe if recipe.is_dir() else Path("runs") / str(found.get("name", "run")))
     runs.claim(folder, resume)
     work = Work()
     made = pipeline.ready(found, folder, work)
@@ -46,5 +46,5 @@ def train(
         say(result, json, text)
         return
     say(result, json, f"{folder}: stopped by {outcome.reason} at step {run.step}; all is saved")
-    print(f"next: temaki train {folder}/config.toml --out {folder} --resume auto")
+    print(f"next: temaki train {folder} --resume auto")
     raise typer.Exit(130 if outcome.reason == "SIGINT" else 143)

@@ -81,7 +81,7 @@ def windows(length: int, context: int, stride: int) -> list[Window]:
     while reached < length:
         stop = min(start + context, length)
         made.append(Window(start, reached, stop))
-        start, reached = stop - stride, stop
+        start, reached = start + stride, stop
     return made
 
 

@@ -60,7 +60,7 @@ def _tables(depth: int) -> tuple[dict[str, Any], int]:
     recipe: dict[str, Any] = {
         "model": {"width": HEAD * heads, "depth": depth, "tied": False, "pattern": [{"mixer": mixer}]},
         "batch": {"tokens": tokens, "context": 512},
-        "optim": {"lr": float(f"{0.02 / math.sqrt(heads / 3):.2g}")},
+        "optim": {"lr": float(f"{0.02 / math.sqrt(heads / 3):.2g}"), "embedding": {"rate": 20.0}},
     }
     return recipe, tokens
 

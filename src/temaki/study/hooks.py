@@ -26,16 +26,22 @@ class Validate(Every):
         while self.documents < held.manifest.documents and taken < tokens:
             taken += len(held.document(self.documents))
             self.documents += 1
+        self.judged = -1
+        """The step validated last."""
         self.bytes = sum(len(each) for each in islice(texts(data.held, data.tokenizer), self.documents))
 
     def act(self, run: Run) -> None:
         documents = (self.data.held.document(i) for i in range(self.documents))
         context = run.config.batch.context
         found = loss.score(run.model, documents, self.bytes, context, context)
+        self.judged = run.step
         self.numbers["bits_per_byte"] = found.bits_per_byte
         run.log.write(
             {"kind": "validate", "step": run.step, "loss": found.loss, "bits_per_byte": found.bits_per_byte}
         )
+
+    def score(self, run: Run) -> float | None:
+        return self.numbers["bits_per_byte"] if self.judged == run.step else None
 
 
 class Sample(Every):

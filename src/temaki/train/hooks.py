@@ -24,6 +24,10 @@ class Hook:
     def step(self, run: "Run", line: Mapping[str, float]) -> None:
         """After each step, with what it measured."""
 
+    def score(self, run: "Run") -> float | None:
+        """What the weights of this very step are judged by, lower is better; None where the hook did not judge them."""
+        return None
+
     def end(self, run: "Run", reason: str) -> None:
         """After the last step, before or without an error."""
 

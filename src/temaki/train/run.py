@@ -153,7 +153,7 @@ def _save(run: Run, store: Store, data: Prepared, machine: dict[str, str | int |
         hooks=loop.numbers(run),
         machine=machine,
     )
-    score = next((hook.numbers["bits_per_byte"] for hook in run.hooks if "bits_per_byte" in hook.numbers), None)
+    score = next((score for hook in run.hooks if (score := hook.score(run)) is not None), None)
     path = store.save(
         facts,
         config_door.toml(config_door.mapping(run.config)),
