@@ -318,7 +318,7 @@ def test_the_list_of_runs(tmp_path):
     at = tmp_path.as_posix()
     assert done.next == f"temaki generate {at}/done"
     assert found["unmeasured"].next == f"temaki evaluate {at}/unmeasured"
-    assert killed.next == f"temaki train {at}/killed/config.toml --resume auto"
+    assert killed.next == f"temaki train {at}/killed --resume auto"
     assert found["broken"].next == f"temaki train {at}/broken/config.toml name=broken-gentler optim.lr=0.001"
     assert runs.runs(tmp_path / "done")[0] == done
     assert runs.runs(tmp_path / "nowhere") == []

@@ -1,5 +1,6 @@
 """From text to shards: read, hold out, train a tokenizer, encode, write."""
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from temaki.base import config as config_door
+from temaki.base import files as base_files
 from temaki.base.errors import DataError
 from temaki.batches import shards
 from temaki.batches.config import DataConfig
@@ -19,6 +22,9 @@ from temaki.tokens.tokenizer import Tokenizer
 
 BOUNDARY = bpe.END_OF_TEXT
 """The special token that begins each document and, as a target, ends it."""
+
+SETTINGS = "data.toml"
+"""The [data] table that a folder was made with."""
 
 Progress = Callable[[str, int, int], None]
 """(what is going on, done, of)."""
@@ -81,11 +87,14 @@ def write(folder: Path, train: Sequence[Document], held: Sequence[Document], tok
 def prepare(config: DataConfig, folder: Path, progress: Progress) -> Prepared:
     """Everything a run needs to read, made in `folder` unless `config.shards` names a folder that has it already.
 
-    A folder that holds whole shards of the wanted tokenizer is used as it is.
+    A folder that was made with the same settings is used as it is; made with others, it is an error. The folder is whole
+    or absent.
     """
     if config.shards is not None:
         return open_prepared(Path(config.shards))
-    if (folder / "held" / "manifest.json").exists():
+    said = config_door.toml(config_door.mapping(config))
+    if folder.exists():
+        _same_settings(folder, said)
         return open_prepared(folder)
     train, held, line = read_documents(config)
     progress(line, 1, 1)
@@ -93,8 +102,25 @@ def prepare(config: DataConfig, folder: Path, progress: Progress) -> Prepared:
         tokenizer = files.load(Path(config.tokenizer))
     else:
         tokenizer = train_tokenizer(config, train, progress)
-    write(folder, train, held, tokenizer, progress)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        write(part, train, held, tokenizer, progress)
+        base_files.write_text(part / SETTINGS, said)
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return open_prepared(folder)
+
+
+def _same_settings(folder: Path, said: str) -> None:
+    path = folder / SETTINGS
+    if not path.exists() or path.read_text(encoding="utf-8") != said:
+        raise DataError(
+            f"{folder} was prepared with other settings", found=str(path), allowed="the recipe's own [data] table",
+            do="remove the folder, choose another --out, or name it as data.shards",
+        )  # fmt: skip
 
 
 def open_prepared(folder: Path) -> Prepared:

@@ -14,6 +14,7 @@ def report(
     Example: temaki report runs/demo
     """
     from temaki.base.errors import RunError
+    from temaki.report import compare
     from temaki.report import run as report
 
     for folder in runs:
@@ -23,5 +24,5 @@ def report(
         print(report.write(runs[0]))
         return
     page = out or Path("comparison.html")
-    report.write_comparison(runs, page)
+    compare.write_comparison(runs, page)
     print(page)

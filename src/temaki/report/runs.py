@@ -84,7 +84,7 @@ def _next(run: RunFolder, state: State) -> str:
 
     match state:
         case "new" | "stopped":
-            return command("train", run.path / "config.toml", "--resume", "auto")
+            return command("train", run.path, "--resume", "auto")
         case "finished":
             return command("generate" if run.results else "evaluate", run.path)
         case "failed":

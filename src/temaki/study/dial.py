@@ -39,6 +39,7 @@ def by_minutes(minutes: float, peak: float, vocabulary: int) -> Dialed:
     model = _model(recipe, vocabulary)
     steps = max(40, int(budget / flops_per_token(model, recipe["batch"]["context"]) / tokens))
     recipe["stop"] = {"steps": steps, "minutes": minutes}
+    recipe["optim"]["schedule"] = _schedule(steps)
     return Dialed(recipe, _line(recipe, vocabulary, steps * tokens, minutes, f"--minutes {minutes:g}"))
 
 
@@ -48,6 +49,7 @@ def by_depth(depth: int, peak: float, vocabulary: int) -> Dialed:
     model = _model(recipe, vocabulary)
     steps = max(40, math.ceil(RATIO * count(model).matrix / tokens))
     recipe["stop"] = {"steps": steps}
+    recipe["optim"]["schedule"] = _schedule(steps)
     minutes = steps * tokens * flops_per_token(model, recipe["batch"]["context"]) / (peak * SHARE) / 60
     return Dialed(recipe, _line(recipe, vocabulary, steps * tokens, minutes, f"--depth {depth}"))
 
@@ -63,6 +65,10 @@ def _tables(depth: int) -> tuple[dict[str, Any], int]:
         "optim": {"lr": float(f"{0.02 / math.sqrt(heads / 3):.2g}"), "embedding": {"rate": 20.0}},
     }
     return recipe, tokens
+
+
+def _schedule(steps: int) -> dict[str, Any]:
+    return {"kind": "wsd", "warmup": max(1, min(20, steps // 20)), "decay": 0.5, "floor": 0.02}
 
 
 def _kv_heads(heads: int) -> int:
