@@ -1,5 +1,6 @@
 """Shards, packing, loader: nothing lost, nothing leaked, any place reached by seeking."""
 
+import itertools
 import json
 import random
 import shutil
@@ -35,7 +36,9 @@ def corpus(seed: int = 0, n: int = 40) -> list[list[int]]:
     documents=st.lists(st.lists(st.integers(1, 999), max_size=20), min_size=1, max_size=12),
     per_file=st.integers(1, 30),
 )
-def test_shards_give_back_what_was_written(documents: list[list[int]], per_file: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_shards_give_back_what_was_written(
+    documents: list[list[int]], per_file: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     found = made(tmp_path_factory.mktemp("shards") / "s", documents, per_file=per_file)
     stream = [i for document in documents for i in [0, *document]]
     assert found.read(0, len(found)).tolist() == stream
@@ -135,7 +138,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1000), context=st.integers(2, 40))
-def test_rows_carry_the_stream_its_cuts_and_its_targets(seed: int, context: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_rows_carry_the_stream_its_cuts_and_its_targets(
+    seed: int, context: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     documents = corpus(seed, 30)
     found = made(tmp_path_factory.mktemp("shards") / "s", documents)
     loader = Loader(found, context, seed)
@@ -149,11 +154,9 @@ def test_rows_carry_the_stream_its_cuts_and_its_targets(seed: int, context: int,
         targets = batch.targets[i * context : (i + 1) * context]
         assert targets.tolist() == stream[place + 1 : place + 1 + context].tolist()
     cuts = batch.rows.cuts.tolist()
-    wanted = [
-        n for n in range(5 * context) if n % context == 0 or places[n // context] + n % context in begins
-    ]
+    wanted = [n for n in range(5 * context) if n % context == 0 or places[n // context] + n % context in begins]
     assert cuts == [*wanted, 5 * context]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         assert batch.rows.positions[start:stop].tolist() == list(range(stop - start))
         assert 0 not in batch.rows.ids[start + 1 : stop].tolist()
     # The last id of a document learns the boundary, never the next document's text.

@@ -13,7 +13,21 @@ import pytest
 
 from temaki.base.log import read as metric_lines
 
-WORDS = "rice roll salmon cucumber seaweed hand knife board vinegar plate ginger tea bowl".split()
+WORDS = [
+    "rice",
+    "roll",
+    "salmon",
+    "cucumber",
+    "seaweed",
+    "hand",
+    "knife",
+    "board",
+    "vinegar",
+    "plate",
+    "ginger",
+    "tea",
+    "bowl",
+]
 SMALL = [
     "data.vocabulary=300", "batch.tokens=128", "batch.context=32", "stop.steps=12", "save.every=4", "model.width=16",
     "model.depth=1", 'model.pattern=[{ mixer = { kind = "attention", heads = 2 } }]', "watch.validate=6",
@@ -24,7 +38,12 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "demo.toml"
 
 def temaki(*words: str, where: Path, code: int = 0, data: bytes | None = None) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "temaki", *words], cwd=where, capture_output=True, timeout=300, check=False, input=data
+        [sys.executable, "-m", "temaki", *words],
+        cwd=where,
+        capture_output=True,
+        timeout=300,
+        check=False,
+        input=data,
     )
     text = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
     assert text.returncode == code, text.stdout + text.stderr
@@ -71,7 +90,7 @@ def test_the_whole_path_by_single_verbs(place: Path) -> None:
     out = temaki("report", "runs/one", "runs/two", where=place)
     assert (place / "comparison.html").exists()
     out = temaki("runs", "--json", where=place)
-    assert [(run["name"], run["state"]) for run in json.loads(out.stdout)["runs"]][0] == ("one", "finished")
+    assert next((run["name"], run["state"]) for run in json.loads(out.stdout)["runs"]) == ("one", "finished")
     assert "temaki generate" in temaki("runs", where=place).stdout
 
 
@@ -132,7 +151,11 @@ def test_one_dial_fixes_the_rest_and_says_so(dial: list[str], place: Path) -> No
         (["evaluate", "nowhere"], 1, ["nowhere"]),
         (["report", "nowhere"], 1, ["not a run"]),
         (["runs", "nowhere"], 1, ["nowhere"]),
-        (["tokenizer", "train", "--text", "notes", "--vocabulary", "100", "--out", "t"], 2, ["vocabulary", "257"]),
+        (
+            ["tokenizer", "train", "--text", "notes", "--vocabulary", "100", "--out", "t"],
+            2,
+            ["vocabulary", "257"],
+        ),
         (["tokenizer", "train", "--text", "notes", "--out", "notes"], 1, ["exists already"]),
         (["data", "prepare", "--text", "notes", "--tokenizer", "runs", "--out", "d"], 1, ["runs"]),
         (["sing"], 2, ["sing"]),
@@ -142,7 +165,7 @@ def test_wrong_words_get_a_clear_error_and_a_code(words: list[str], code: int, s
     (place / "empty.txt").write_text("")
     (place / "short.txt").write_text("rice\n")
     (place / "latin.txt").write_bytes(b"caf\xe9 au lait\n" * 50)
-    before = {path for path in (place / "runs").rglob("*")}
+    before = set((place / "runs").rglob("*"))
     out = temaki(*[str(RECIPE) if word == "RECIPE" else word for word in words], where=place, code=code)
     for each in says:
         assert each in out.stderr, out.stderr
@@ -152,7 +175,10 @@ def test_wrong_words_get_a_clear_error_and_a_code(words: list[str], code: int, s
 
 def test_debug_shows_where(place: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "temaki", "generate", "nowhere", "--debug"], cwd=place, capture_output=True, check=False
+        [sys.executable, "-m", "temaki", "generate", "nowhere", "--debug"],
+        cwd=place,
+        capture_output=True,
+        check=False,
     )
     assert done.returncode != 0
     assert b"Traceback" in done.stderr
@@ -160,12 +186,34 @@ def test_debug_shows_where(place: Path) -> None:
 
 def test_bytes_that_are_not_text_go_on_with_replace(place: Path) -> None:
     (place / "latin.txt").write_bytes(b"caf\xe9 au lait\n" * 500)
-    temaki("tokenizer", "train", "--text", "latin.txt", "--errors", "replace", "--vocabulary", "280", "--out", "l", where=place)
+    temaki(
+        "tokenizer",
+        "train",
+        "--text",
+        "latin.txt",
+        "--errors",
+        "replace",
+        "--vocabulary",
+        "280",
+        "--out",
+        "l",
+        where=place,
+    )
 
 
 def started(where: Path, out: str, steps: int) -> "subprocess.Popen[bytes]":
     changes = [word for word in SMALL if not word.startswith(("stop.steps", "save.every"))]
-    words = ["train", str(RECIPE), "--text", "notes", "--out", out, *changes, f"stop.steps={steps}", "save.every=7"]
+    words = [
+        "train",
+        str(RECIPE),
+        "--text",
+        "notes",
+        "--out",
+        out,
+        *changes,
+        f"stop.steps={steps}",
+        "save.every=7",
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "temaki", *words], cwd=where, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -186,7 +234,7 @@ def test_a_stopped_run_saves_leaves_and_goes_on(number: signal.Signals, code: in
     wait_for_steps(place / "runs" / number.name, 5, process)
     process.send_signal(number)
     assert process.wait(60) == code
-    last = [line for line in metric_lines(place / "runs" / number.name / "metrics.jsonl")][-1]
+    last = list(metric_lines(place / "runs" / number.name / "metrics.jsonl"))[-1]
     assert (last["kind"], last["reason"]) == ("end", number.name)
     step = int(last["step"])
     assert (place / "runs" / number.name / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
@@ -216,7 +264,8 @@ def killed(place: Path, name: str, kills: int) -> None:
         )  # fmt: skip
         until = time.monotonic() + 120
         while time.monotonic() < until and not any(
-            line.get("kind") == "step" and int(line["step"]) > step + 8 for line in metric_lines(folder / "metrics.jsonl")
+            line.get("kind") == "step" and int(line["step"]) > step + 8
+            for line in metric_lines(folder / "metrics.jsonl")
         ):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)

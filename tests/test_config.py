@@ -78,9 +78,7 @@ def refused(kind: Any, found: Mapping[str, Any], where: str = "") -> str:
 
 def test_defaults_and_given_values():
     assert config.read(Plain, {}) == Plain()
-    assert config.read(Plain, {"whole": 4, "numbers": [1, 2], "real": 2}) == Plain(
-        whole=4, numbers=(1, 2), real=2.0
-    )
+    assert config.read(Plain, {"whole": 4, "numbers": [1, 2], "real": 2}) == Plain(whole=4, numbers=(1, 2), real=2.0)
     assert isinstance(config.read(Plain, {"real": 2}).real, float)
     assert config.read(Shape, {"kind": "square", "side": 2}) == Square(side=2)
     found = config.read(Nested, {"name": "n", "many": [{"kind": "round"}, {"kind": "square", "side": 1}]})
@@ -116,9 +114,7 @@ def test_an_unknown_key_gets_its_full_path_and_the_nearest_name(kind: Any, found
 
 
 def test_an_unknown_key_near_nothing_gets_the_list():
-    assert "qqqqqq: unknown key; allowed: whole, real, yes, word, path, numbers" in refused(
-        Plain, {"qqqqqq": 1}
-    )
+    assert "qqqqqq: unknown key; allowed: whole, real, yes, word, path, numbers" in refused(Plain, {"qqqqqq": 1})
 
 
 @pytest.mark.parametrize(
@@ -150,9 +146,7 @@ def test_a_wrong_type_or_range_names_path_found_and_allowed(
         case "tables.a":
             message = refused(Nested, {"name": "n", "tables": {"a": found}}, "recipe.toml")
         case _:
-            message = refused(
-                Nested, {"name": "n", "shape": {"kind": "round", "plain": found}}, "recipe.toml"
-            )
+            message = refused(Nested, {"name": "n", "shape": {"kind": "round", "plain": found}}, "recipe.toml")
     full = f"{place}.{key}" if place else key
     assert message.startswith(f"recipe.toml: {full}: "), message
     for part in says:
@@ -179,9 +173,7 @@ def test_unions_need_a_known_kind():
 
 def test_a_missing_key_and_a_rule_across_fields():
     assert refused(Nested, {}) == "name: missing; give it a value"
-    assert (
-        refused(Nested, {"name": "n", "shape": {"kind": "square"}}) == "shape.side: missing; give it a value"
-    )
+    assert refused(Nested, {"name": "n", "shape": {"kind": "square"}}) == "shape.side: missing; give it a value"
     assert refused(Nested, {"name": "forbidden"}) == "the name 'forbidden' is forbidden"
     message = refused(
         m.ModelConfig,
@@ -262,9 +254,9 @@ def test_a_missing_recipe_and_a_folder_say_what_to_do(tmp_path: Path):
         config.read_toml(tmp_path)
 
 
-ROPE = st.builds(
-    m.RopeConfig, theta=st.floats(1e-3, 1e9), pairs=st.sampled_from(["half", "interleaved"])
-) | st.just(m.NoPositionConfig())
+ROPE = st.builds(m.RopeConfig, theta=st.floats(1e-3, 1e9), pairs=st.sampled_from(["half", "interleaved"])) | st.just(
+    m.NoPositionConfig()
+)
 MIXER = st.builds(
     lambda groups, several, **rest: m.AttentionConfig(
         heads=groups * several, kv_heads=None if several == 1 else groups, **rest
@@ -287,9 +279,7 @@ BLOCK = st.builds(
     norm=st.builds(m.RmsNormConfig, eps=st.floats(1e-12, 1.0)),
 )
 MODEL = st.builds(
-    lambda pattern, repeats, **rest: m.DecoderConfig(
-        pattern=tuple(pattern), depth=len(pattern) * repeats, **rest
-    ),
+    lambda pattern, repeats, **rest: m.DecoderConfig(pattern=tuple(pattern), depth=len(pattern) * repeats, **rest),
     pattern=st.lists(BLOCK, min_size=1, max_size=3),
     repeats=st.integers(1, 4),
     vocabulary=st.integers(1, 2**40),
@@ -385,9 +375,7 @@ def test_a_value_is_read_as_toml_or_as_text(text: str, value: Any):
 def test_a_new_kind_drops_the_old_variants_keys():
     mixer = put("model.pattern.0.mixer.kind=s4d")["model"]["pattern"][0]["mixer"]
     assert mixer == {"kind": "s4d"}
-    mixer = put("model.pattern.0.mixer.kind=s4d", "model.pattern.0.mixer.states=8")["model"]["pattern"][0][
-        "mixer"
-    ]
+    mixer = put("model.pattern.0.mixer.kind=s4d", "model.pattern.0.mixer.states=8")["model"]["pattern"][0]["mixer"]
     assert mixer == {"kind": "s4d", "states": 8}
     mixer = put("model.pattern.0.mixer.kind=attention")["model"]["pattern"][0]["mixer"]
     assert mixer == {"kind": "attention", "heads": 2, "kv_heads": 1}
@@ -424,9 +412,7 @@ TABLE = st.recursive(
 
 @settings(max_examples=200, derandomize=True, deadline=None)
 @given(table=TABLE, path=st.lists(WORD.map(lambda word: word.upper()), min_size=1, max_size=4), value=VALUE)
-def test_what_an_override_puts_is_there_and_the_rest_stays(
-    table: dict[str, Any], path: list[str], value: Any
-):
+def test_what_an_override_puts_is_there_and_the_rest_stays(table: dict[str, Any], path: list[str], value: Any):
     found = config.override(table, [f"{'.'.join(path)}={json.dumps(value)}"])
     here: Any = found
     for part in path:
@@ -609,10 +595,7 @@ def test_keys_are_fixed_for_good():
         __import__("hashlib").blake2b(b"0:sample:1", digest_size=16).digest(), "little"
     )
     assert keys.uniform(1, "sample", 5) == keys.uniform(1, "sample", 5)
-    assert (
-        keys.generator(1, "order").permutation(5).tolist()
-        == keys.generator(1, "order").permutation(5).tolist()
-    )
+    assert keys.generator(1, "order").permutation(5).tolist() == keys.generator(1, "order").permutation(5).tolist()
 
 
 def test_keys_differ_wherever_one_part_differs():

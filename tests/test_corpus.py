@@ -150,10 +150,7 @@ def test_a_file_is_one_document_byte_for_byte(tmp_path):
 
 
 def test_a_file_with_separators_is_several_documents(tmp_path):
-    path = (
-        write(tmp_path, {"t.txt": "one é<|endoftext|>\ntwo<|endoftext|><|endoftext|>three".encode()})
-        / "t.txt"
-    )
+    path = write(tmp_path, {"t.txt": "one é<|endoftext|>\ntwo<|endoftext|><|endoftext|>three".encode()}) / "t.txt"
     assert [(document.id, document.text) for document in sources.files(path)] == [
         ("t.txt#0", "one é"),
         ("t.txt#1", "\ntwo"),

@@ -29,9 +29,7 @@ def make(kind="attention"):
     model = build.build(config, seed=3, dtype=torch.float64)
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
-            noise = torch.randn(
-                parameter.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64
-            )
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
             parameter.add_(0.3 * noise)
     return model
 
@@ -75,9 +73,7 @@ def test_stride_of_a_context_is_independent_windows(kind):
     total, count = slow(model, texts, context=4)
     found = loss.score(model, texts, bytes=1, context=4, stride=4)
     assert (found.tokens, found.nats) == (count, pytest.approx(total, rel=1e-10))
-    assert total != pytest.approx(slow(model, texts)[0], rel=1e-6), (
-        "windows make no difference: the test has no teeth"
-    )
+    assert total != pytest.approx(slow(model, texts)[0], rel=1e-6), "windows make no difference: the test has no teeth"
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4, 6])
@@ -90,9 +86,7 @@ def test_each_target_sees_what_its_window_allows(stride):
     for i, target in enumerate([*ids[1:], 0]):
         first = max(0, math.ceil((i - context + 1) / stride)) * stride
         with torch.no_grad():
-            total -= float(
-                model.head.logits(model(rows.rows([ids[first : i + 1]])))[-1].log_softmax(-1)[target]
-            )
+            total -= float(model.head.logits(model(rows.rows([ids[first : i + 1]])))[-1].log_softmax(-1)[target])
     assert found == pytest.approx(total, rel=1e-10)
 
 

@@ -88,9 +88,7 @@ def prompts(count: int, seed: int = 0, longest: int = 20) -> list[list[int]]:
     return [draw.integers(0, V, int(draw.integers(1, longest + 1))).tolist() for _ in range(count)]
 
 
-def ask(
-    ids: Sequence[int], seed: int = 0, branches: int = 1, first: int = 0, logprobs=None, **sampling
-) -> Request:
+def ask(ids: Sequence[int], seed: int = 0, branches: int = 1, first: int = 0, logprobs=None, **sampling) -> Request:
     chosen = SamplingConfig(**sampling)
     return Request(
         ids=np.array(ids, np.int64),
@@ -143,9 +141,7 @@ def serve(executor, asked: Sequence[Request], chunk: int = 512) -> Story:
     return story
 
 
-def same_tokens(
-    of: build.Model, dtype: str, prompt: Sequence[int], expected: list[int], found: list[int]
-) -> int:
+def same_tokens(of: build.Model, dtype: str, prompt: Sequence[int], expected: list[int], found: list[int]) -> int:
     """Equal, or, in float32, equal up to a place where the two best are too near to tell: 1 if that was
     needed."""
     if expected == found:
@@ -181,9 +177,7 @@ def test_chunks_read_beside_others_are_the_whole(variant, dtype, chunk):
     for start in range(0, 24, chunk):
         part = [(slot, each[start : start + chunk]) for slot, each in enumerate(asked) if len(each) > start]
         if part:
-            answer = executor.run(
-                [Work(slot, np.array(ids, np.int32), "all") for slot, ids in part], hidden=True
-            )
+            answer = executor.run([Work(slot, np.array(ids, np.int32), "all") for slot, ids in part], hidden=True)
             assert answer.hidden is not None
             assert answer.hidden.shape == (len(answer.logits), 16)
             at = 0

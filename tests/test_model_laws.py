@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-import variants
 from torch import nn
-from variants import DTYPES, NAMES, close, pieces
 
+import variants
 from temaki.base.rows import Rows, grid, rows
 from temaki.batches.packing import next_token
 from temaki.model import build
@@ -16,6 +15,7 @@ from temaki.model.kernels import document_mask, documents_attention, documents_a
 from temaki.optim.config import OptimConfig
 from temaki.optim.groups import groups
 from temaki.optim.optimizer import Optimizer
+from variants import DTYPES, NAMES, close, pieces
 
 every_variant = pytest.mark.parametrize("name", NAMES)
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
@@ -40,7 +40,10 @@ def test_packed_is_separate(name: str, dtype: torch.dtype) -> None:
 def test_batched_is_single(name: str, dtype: torch.dtype) -> None:
     model = variants.model(name, dtype)
     ids = torch.stack(pieces([24] * 5))
-    close(logits(model, grid(ids)).unflatten(0, (5, 24)), torch.stack([logits(model, rows([row])) for row in ids]))
+    close(
+        logits(model, grid(ids)).unflatten(0, (5, 24)),
+        torch.stack([logits(model, rows([row])) for row in ids]),
+    )
 
 
 @every_variant
@@ -107,7 +110,9 @@ def test_state_saves_forks_and_clears_to_the_bit(name: str) -> None:
 def test_nan_left_in_a_cleared_slot_harms_nobody(name: str) -> None:
     model = variants.model(name, torch.float32)
     state = model.new_state(slots=2, room=16)
-    poisoned = {key: value * float("nan") if value.is_floating_point() else value for key, value in state.save(0).items()}
+    poisoned = {
+        key: value * float("nan") if value.is_floating_point() else value for key, value in state.save(0).items()
+    }
     state.load(0, {**poisoned, "length": torch.tensor(0)})
     state.clear([0])
     (part,) = pieces([6])
@@ -243,7 +248,11 @@ def test_unmasked_attention_without_positions_is_permutation_equivariant() -> No
     for mask, equal in (("bidirectional", True), ("causal", False)):
         mixer = AttentionConfig(heads=2, position=NoPositionConfig(), mask=mask)  # type: ignore[arg-type]
         config = DecoderConfig(
-            vocabulary=variants.VOCABULARY, width=16, depth=2, pattern=(BlockConfig(mixer=mixer),), init="cs336"
+            vocabulary=variants.VOCABULARY,
+            width=16,
+            depth=2,
+            pattern=(BlockConfig(mixer=mixer),),
+            init="cs336",
         )
         model = build.build(config, 1, torch.float64)
         a, b = logits(model, rows([ids]))[order], logits(model, rows([ids[order]]))
@@ -298,7 +307,11 @@ def test_variance_of_scores_is_the_head_size() -> None:
 
 def test_counts_of_the_course_and_of_gpt2_xl_shape() -> None:
     course = DecoderConfig(
-        vocabulary=10_000, width=512, depth=4, tied=False, pattern=(BlockConfig(mixer=AttentionConfig(heads=16)),)
+        vocabulary=10_000,
+        width=512,
+        depth=4,
+        tied=False,
+        pattern=(BlockConfig(mixer=AttentionConfig(heads=16)),),
     )
     assert count(course).total == 22_696_448
     assert count(course).total - count(course).embedding - count(course).head == 12_456_448

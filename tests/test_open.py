@@ -23,17 +23,13 @@ from temaki.tokens import bpe
 from temaki.tokens import files as tokenizer_files
 
 ATTENTION = m.BlockConfig(mixer=m.AttentionConfig(heads=4, kv_heads=2, qk_norm=True))
-PLAIN = m.BlockConfig(
-    mixer=m.AttentionConfig(heads=2, position=m.NoPositionConfig()), ffn=m.SwigluConfig(width=24)
-)
+PLAIN = m.BlockConfig(mixer=m.AttentionConfig(heads=2, position=m.NoPositionConfig()), ffn=m.SwigluConfig(width=24))
 SPACE = m.BlockConfig(mixer=m.S4DConfig(states=4))
 MODELS = {
     "tied": m.DecoderConfig(vocabulary=300, width=16, depth=2, pattern=(ATTENTION,), init="cs336"),
     "untied": m.DecoderConfig(vocabulary=300, width=16, depth=1, pattern=(PLAIN,), tied=False, init="cs336"),
     "space": m.DecoderConfig(vocabulary=300, width=16, depth=2, pattern=(SPACE,), init="cs336"),
-    "hybrid": m.DecoderConfig(
-        vocabulary=300, width=16, depth=4, pattern=(ATTENTION, SPACE), tied=False, init="cs336"
-    ),
+    "hybrid": m.DecoderConfig(vocabulary=300, width=16, depth=4, pattern=(ATTENTION, SPACE), tied=False, init="cs336"),
 }
 PIECES = [[1, 2, 3, 250, 7], [9], [299, 0, 299]]
 
@@ -133,9 +129,7 @@ def test_a_run_a_checkpoint_and_a_model_folder(run: Path, tokenizer: bpe.Bpe, tm
     assert older.step == 10
     for opened in (newest, older):
         assert torch.equal(logits(opened.model()), logits(build.build(MODELS["tied"], opened.step or 0)))
-    native.write(
-        tmp_path / "bare", newest.settings, newest.weights(), older.folder / "tokenizer", newest.step
-    )
+    native.write(tmp_path / "bare", newest.settings, newest.weights(), older.folder / "tokenizer", newest.step)
     bare = door.open(str(tmp_path / "bare"))
     assert bare.step == 20
     assert torch.equal(logits(bare.model()), logits(newest.model()))
@@ -212,17 +206,13 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path):
     whole = arrays_of(build.build(MODELS["tied"]))
     less = {name: array for name, array in whole.items() if not name.startswith("blocks.1.")}
     write(tmp_path / "less", less)
-    with pytest.raises(
-        CheckpointError, match=r"missing: blocks\.1\.\S+, blocks\.1\.\S+, blocks\.1\.\S+, \.\."
-    ):
+    with pytest.raises(CheckpointError, match=r"missing: blocks\.1\.\S+, blocks\.1\.\S+, blocks\.1\.\S+, \.\."):
         door.open(tmp_path / "less").model()
     write(tmp_path / "more", {**whole, "extra": np.zeros(3, np.float32)})
     with pytest.raises(CheckpointError, match=r"; 1 unexpected: extra$"):
         door.open(tmp_path / "more").model()
     write(tmp_path / "turned", {**whole, "embedding": whole["embedding"].T})
-    with pytest.raises(
-        CheckpointError, match=r"1 of another shape: embedding \(16, 300\), wanted \(300, 16\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"1 of another shape: embedding \(16, 300\), wanted \(300, 16\)"):
         door.open(tmp_path / "turned").model()
     renamed = {("head.weight" if name == "embedding" else name): array for name, array in whole.items()}
     write(tmp_path / "renamed", renamed)

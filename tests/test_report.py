@@ -20,9 +20,7 @@ KNOWN = re.compile(
     "html|head|meta|title|style|body|main|script|header|footer|section|div|span|p|i|b|em|small|strong|h[123]|d[ltd]|"
     "ul|li|figure|figcaption|svg|path|table|thead|tbody|t[rhd]|pre|code|details|summary"
 )
-HOSTILE = (
-    "</pre></div><script>alert('x')</script><img src=http://evil onerror=e()>\"'&amp;\x00\x1b\ud800\u202e"
-)
+HOSTILE = "</pre></div><script>alert('x')</script><img src=http://evil onerror=e()>\"'&amp;\x00\x1b\ud800\u202e"
 
 
 class Reader(HTMLParser):
@@ -100,9 +98,7 @@ def make(path, lines=LINES, config=CONFIG, results=None, saved=()):
             "model.safetensors": {"bytes": 5_000_000, "sha256": ""},
             "config.toml": {"bytes": 1000, "sha256": ""},
         }
-        (place / "manifest.json").write_text(
-            json.dumps({"step": n, "tokens": 9, "healthy": True, "files": files})
-        )
+        (place / "manifest.json").write_text(json.dumps({"step": n, "tokens": 9, "healthy": True, "files": files}))
     return path
 
 
@@ -149,9 +145,7 @@ def test_a_report_tells_the_whole_run(tmp_path):
 
 def test_the_policy_lets_our_script_run_and_nothing_else(tmp_path):
     found = report(make(tmp_path / "r"))
-    policy = next(
-        value for tag, name, value in found.attributes if tag == "meta" and "default-src" in (value or "")
-    )
+    policy = next(value for tag, name, value in found.attributes if tag == "meta" and "default-src" in (value or ""))
     digest = base64.b64encode(hashlib.sha256(found.scripts[0].encode()).digest()).decode()
     assert len(found.scripts) == 1
     assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -215,12 +209,7 @@ def test_a_failed_run_says_what_broke(tmp_path):
 
 
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from([HOSTILE, "nan"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([HOSTILE, "nan"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=5,
 )
@@ -330,9 +319,7 @@ def test_a_damaged_run_says_why_and_spoils_nothing(tmp_path):
     make(tmp_path / "bad metrics").joinpath("metrics.jsonl").write_bytes(b"\x00\xff\x80 not json\n[1]\n3\n")
     make(tmp_path / "deep metrics").joinpath("metrics.jsonl").write_text("[" * 100_000)
     make(tmp_path / "bad results").joinpath("results.json").write_text("[")
-    make(tmp_path / "bad checkpoint", saved=[5]).joinpath(
-        "checkpoints/step-00000005/manifest.json"
-    ).write_text("{")
+    make(tmp_path / "bad checkpoint", saved=[5]).joinpath("checkpoints/step-00000005/manifest.json").write_text("{")
     make(tmp_path / "no manifest").joinpath("checkpoints/step-00000005").mkdir(parents=True)
     make(tmp_path / "folders", None, None)
     for name in ("config.toml", "metrics.jsonl", "results.json"):
@@ -388,9 +375,7 @@ def test_axes(values, most, round_out):
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)
-@given(
-    low=st.integers(-50, 50), size=st.sampled_from([1, 2, 5]), power=st.integers(-9, 9), n=st.integers(2, 8)
-)
+@given(low=st.integers(-50, 50), size=st.sampled_from([1, 2, 5]), power=st.integers(-9, 9), n=st.integers(2, 8))
 def test_labels_say_their_tick(low, size, power, n):
     ticks = [float(f"{(low + i) * size}e{power}") for i in range(n)]
     units = {"k": 1e3, "M": 1e6, "G": 1e9}

@@ -63,9 +63,7 @@ def vocabulary(tmp_path: Path) -> Path:
     return folder
 
 
-def save(
-    place: Store, step: int, tokenizer: Path | None = None, score: float | None = None, **more: Any
-) -> Path:
+def save(place: Store, step: int, tokenizer: Path | None = None, score: float | None = None, **more: Any) -> Path:
     return place.save(facts(step, **more), CONFIG, tensors(step), moments(step), tokenizer, score)
 
 
@@ -83,18 +81,14 @@ def same(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> b
 KINDS = [np.dtype(kind) for kind in arrays.DTYPES.values()]
 MANY = st.dictionaries(
     st.text(min_size=1, max_size=9).filter(lambda name: name != "__metadata__" and max(name) < "\ud800"),
-    st.sampled_from(KINDS).flatmap(
-        lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, min_side=0, max_side=4))
-    ),
+    st.sampled_from(KINDS).flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, min_side=0, max_side=4))),
     max_size=5,
 )
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)
 @given(many=MANY)
-def test_arrays_come_back_bit_for_bit_and_the_library_reads_the_same(
-    many: dict[str, np.ndarray], tmp_path_factory
-):
+def test_arrays_come_back_bit_for_bit_and_the_library_reads_the_same(many: dict[str, np.ndarray], tmp_path_factory):
     path = tmp_path_factory.mktemp("a") / "x.safetensors"
     arrays.write(path, many)
     assert same(arrays.read(path), many)
@@ -145,9 +139,7 @@ def test_reading_is_mapped_writable_and_never_written_back(tmp_path: Path):
     assert np.array_equal(arrays.read(path)["x"], np.arange(5.0))
 
 
-@pytest.mark.parametrize(
-    "array", [np.array(["text"]), np.array([None]), np.array([1j]), np.zeros(2, "datetime64[s]")]
-)
+@pytest.mark.parametrize("array", [np.array(["text"]), np.array([None]), np.array([1j]), np.zeros(2, "datetime64[s]")])
 def test_types_without_a_name_are_refused(array: np.ndarray, tmp_path: Path):
     with pytest.raises(CheckpointError, match="x has a type that cannot be saved"):
         arrays.write(tmp_path / "x.safetensors", {"x": array})
@@ -217,9 +209,7 @@ def test_save_and_open_give_back_everything(tmp_path: Path, vocabulary: Path):
     assert (folder / native.CONFIG).read_text(encoding="utf-8") == CONFIG
     copied = folder / native.TOKENIZER
     assert sorted(path.name for path in copied.iterdir()) == ["vocabulary.json", "vocabulary.txt"]
-    assert all(
-        (copied / name).read_bytes() == (vocabulary / name).read_bytes() for name in os.listdir(copied)
-    )
+    assert all((copied / name).read_bytes() == (vocabulary / name).read_bytes() for name in os.listdir(copied))
     assert checkpoint.folder.tokenizer() == copied
     assert sorted(path.name for path in folder.parent.iterdir()) == ["step-00000007"]
     assert set(manifest.files) == {
@@ -253,9 +243,7 @@ def test_without_optimizer_and_tokenizer(tmp_path: Path):
     step=st.integers(0, 10**10),
     tokens=st.integers(0, 10**18),
 )
-def test_a_hooks_numbers_come_back_bit_for_bit(
-    numbers: dict[str, float], step: int, tokens: int, tmp_path_factory
-):
+def test_a_hooks_numbers_come_back_bit_for_bit(numbers: dict[str, float], step: int, tokens: int, tmp_path_factory):
     place = Store(tmp_path_factory.mktemp("c"))
     place.save(facts(step, tokens=tokens, hooks={"mine": numbers}), CONFIG, {})
     manifest = place.open(step).manifest
@@ -315,9 +303,7 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
 
 
-def test_replacing_that_fails_at_any_rename_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_replacing_that_fails_at_any_rename_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     place = Store(tmp_path)
     save(place, 5)
     real = os.replace
@@ -477,11 +463,7 @@ def mutant(content: bytes, rng: random.Random) -> bytes | None:
         case 9:
             return content[:place] + content[place : place + span] * 2 + content[place + span :]
         case 10:
-            return (
-                content[:place]
-                + bytes(rng.choices(b'0123456789eE+-.,:"[]{}tfn \n', k=span))
-                + content[place:]
-            )
+            return content[:place] + bytes(rng.choices(b'0123456789eE+-.,:"[]{}tfn \n', k=span)) + content[place:]
         case _:
             damaged = bytearray(content)
             for _ in range(rng.choice([1, 1, 1, 2, 10])):
@@ -580,8 +562,8 @@ def damage_under_the_seal(count: int, tmp_path: Path) -> int:
             case 0:
                 del table[key]
             case 1:
-                table[rng.choice(["more", "", "../../out", "/etc/hosts", "c:\\x", "manifest.json", "\0"])] = (
-                    table.pop(key)
+                table[rng.choice(["more", "", "../../out", "/etc/hosts", "c:\\x", "manifest.json", "\0"])] = table.pop(
+                    key
                 )
             case _:
                 table[key] = rng.choice(odd)
@@ -929,9 +911,7 @@ def test_resume_lists_what_changed(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("tokenizer", "shards", "what"), [("x", "s", "tokenizer"), ("t", "x", "shards")])
-def test_resume_refuses_another_tokenizer_or_other_shards(
-    tokenizer: str, shards: str, what: str, tmp_path: Path
-):
+def test_resume_refuses_another_tokenizer_or_other_shards(tokenizer: str, shards: str, what: str, tmp_path: Path):
     save(Store(tmp_path / "checkpoints"), 1)
     with pytest.raises(CheckpointError, match=f"another {what}") as error:
         resume.auto(tmp_path, OLD, MACHINE, tokenizer, shards)
@@ -943,9 +923,7 @@ TREE = st.dictionaries(
     st.sampled_from("pqr"),
     st.recursive(
         LEAF,
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3)
-        ),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
     ),
     max_size=3,
 )

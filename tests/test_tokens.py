@@ -134,9 +134,7 @@ def test_training_meets_the_reference_of_the_course(data):
     assert len(merges) == 243
     assert merges[:3] + merges[-1:] == [(b" ", b"t"), (b" ", b"a"), (b"h", b"e"), (b" ", b"ver")]
     vocabulary = json.loads(data("bpe_fixtures/train-bpe-reference-vocab.json").read_text(encoding="utf-8"))
-    expected = {
-        token.encode() if token == END else bytes(printable[c] for c in token) for token in vocabulary
-    }
+    expected = {token.encode() if token == END else bytes(printable[c] for c in token) for token in vocabulary}
     assert set(tokenizer.tokens) == expected
     assert len(tokenizer.encode(text)) == 63_656
     larger = bpe.train([text], 2_000)
@@ -285,9 +283,7 @@ def test_a_cut_is_safe_whatever_follows(text, rest):
     special = ["<|E|>", "<|E|>E", " a"]
     whole = tokens_of(splitter, text + rest, special)
     cut = splitter._last_cut(text, special)
-    assert (
-        tokens_of(splitter, text[:cut], special) + tokens_of(splitter, (text + rest)[cut:], special) == whole
-    )
+    assert tokens_of(splitter, text[:cut], special) + tokens_of(splitter, (text + rest)[cut:], special) == whole
 
 
 def tokens_of(splitter: split.Splitter, text: str, special: list[str]) -> list[tuple[str, bool]]:
@@ -361,9 +357,7 @@ def test_encoding_is_the_definition_on_random_vocabularies(seed, size, text):
 def test_encoding_is_the_definition_on_any_text(text):
     tokenizer = trained()
     expected = [
-        token
-        for word in regex.findall(GPT2, text)
-        for token in slow_encode(word.encode(), list(tokenizer.merges))
+        token for word in regex.findall(GPT2, text) for token in slow_encode(word.encode(), list(tokenizer.merges))
     ]
     assert [tokenizer.token(id) for id in tokenizer.encode(text)] == expected
 
@@ -555,9 +549,7 @@ def test_the_fingerprint_knows_all_that_can_change_an_id():
     tokens = [*BYTES, b"ab", b"cd", b"<s>"]
     same = bpe.fingerprint(tokens, merges, {"<s>": 258}, "gpt2")
     assert (
-        same
-        == bpe.Bpe(tokens, merges, {"<s>": 258}).fingerprint
-        == bpe.fingerprint(tokens, merges, {"<s>": 258}, GPT2)
+        same == bpe.Bpe(tokens, merges, {"<s>": 258}).fingerprint == bpe.fingerprint(tokens, merges, {"<s>": 258}, GPT2)
     )
     others = [
         bpe.fingerprint(tokens, merges[::-1], {"<s>": 258}, "gpt2"),

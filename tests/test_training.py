@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import variants
-from variants import NAMES
 
+import variants
 from temaki.base import log
 from temaki.base.config import read
 from temaki.base.errors import DataError, NonFiniteError, RunError
@@ -24,6 +23,7 @@ from temaki.train.hooks import Hook
 from temaki.train.loop import Run
 from temaki.train.objectives import Next
 from temaki.train.step import gradients
+from variants import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,37 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     text = folder / "text"
     text.mkdir()
     generator = np.random.default_rng(1)
-    words = "the cat saw a dog and then it ran over hills to find some rice rolled by hand äöü 飯".split()
+    words = [
+        "the",
+        "cat",
+        "saw",
+        "a",
+        "dog",
+        "and",
+        "then",
+        "it",
+        "ran",
+        "over",
+        "hills",
+        "to",
+        "find",
+        "some",
+        "rice",
+        "rolled",
+        "by",
+        "hand",
+        "äöü",
+        "飯",
+    ]
     for i in range(30):
         lines = [" ".join(generator.choice(words, 9)) for _ in range(12)]
         (text / f"{i:02d}.txt").write_text("\n".join(lines), encoding="utf-8")
     config = read(RunConfig, recipe("grouped")).data
-    return prepare(read(type(config), {"text": str(text), "vocabulary": 300, "held_out": 0.2}), folder / "data", lambda *_: None)
+    return prepare(
+        read(type(config), {"text": str(text), "vocabulary": 300, "held_out": 0.2}),
+        folder / "data",
+        lambda *_: None,
+    )
 
 
 def recipe(name: str, **changes: object) -> dict[str, object]:
@@ -220,6 +245,26 @@ def test_another_tokenizer_is_refused(prepared: Prepared, tmp_path: Path) -> Non
         open_prepared(tmp_path / "data")
 
 
+def test_prepared_data_are_whole_or_absent_and_never_of_other_settings(prepared: Prepared, tmp_path: Path) -> None:
+    from temaki.batches.config import DataConfig
+
+    text = prepared.folder.parent / "text"
+    config = read(DataConfig, {"text": str(text), "vocabulary": 280, "held_out": 0.3})
+
+    def interrupt(what: str, done: int, _of: int) -> None:
+        if what.startswith("encoding") and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, tmp_path / "data", interrupt)
+    assert list(tmp_path.iterdir()) == []
+    first = prepare(config, tmp_path / "data", lambda *_: None)
+    again = prepare(config, tmp_path / "data", interrupt)
+    assert first.train.manifest == again.train.manifest
+    with pytest.raises(DataError, match="other settings"):
+        prepare(read(DataConfig, {"text": str(text), "vocabulary": 290}), tmp_path / "data", lambda *_: None)
+
+
 def test_minutes_decide_the_length_once(prepared: Prepared, tmp_path: Path) -> None:
     config = read(RunConfig, recipe("grouped", stop={"steps": 100000, "minutes": 0.05}))
     outcome = runs.start(config, tmp_path / "run", prepared)
@@ -238,7 +283,9 @@ def test_compiled_training_is_the_same_run(prepared: Prepared, tmp_path: Path) -
     config = recipe("grouped", stop={"steps": 4})
     runs.start(read(RunConfig, config), tmp_path / "plain", prepared)
     runs.start(
-        read(RunConfig, {**config, "parallel": {"threads": 1, "compile": True}}), tmp_path / "compiled", prepared
+        read(RunConfig, {**config, "parallel": {"threads": 1, "compile": True}}),
+        tmp_path / "compiled",
+        prepared,
     )
     a, b = (np.array([line["loss"] for line in lines(tmp_path / name)]) for name in ("plain", "compiled"))
     assert np.abs(a - b).max() < 1e-4

@@ -4,7 +4,14 @@ import torch
 
 from temaki.model import build
 from temaki.model.build import Model
-from temaki.model.config import AttentionConfig, BlockConfig, DecoderConfig, NoPositionConfig, RopeConfig, S4DConfig
+from temaki.model.config import (
+    AttentionConfig,
+    BlockConfig,
+    DecoderConfig,
+    NoPositionConfig,
+    RopeConfig,
+    S4DConfig,
+)
 
 VOCABULARY = 53
 

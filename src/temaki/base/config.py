@@ -69,9 +69,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"no such file: {path}", do="give the path of a .toml recipe (see recipes/)"
-        ) from None
+        raise ConfigError(f"no such file: {path}", do="give the path of a .toml recipe (see recipes/)") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder, not a recipe", do="give the path of a .toml file") from None
     except OSError as error:
@@ -125,9 +123,7 @@ def _json(found: Mapping[str, Any], where: str) -> str:
     try:
         return json.dumps(found)
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{where or 'configuration'}: a value that TOML and JSON do not share: {error}"
-        ) from None
+        raise ConfigError(f"{where or 'configuration'}: a value that TOML and JSON do not share: {error}") from None
     except RecursionError:
         raise ConfigError(f"{where or 'configuration'}: nested too deeply") from None
 
@@ -200,9 +196,7 @@ def _line(kind: Any, detail: Any) -> str:
     found = detail["input"]
     match detail["type"]:
         case "unexpected_keyword_argument":
-            known = (
-                [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
-            )
+            known = [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
             return f"{full}: unknown key; {hint}"
@@ -215,9 +209,7 @@ def _line(kind: Any, detail: Any) -> str:
         case "union_tag_not_found":
             union, here = _walk(kind, loc)
             tags = ", ".join(repr(tag) for choice in _choices(union) for tag in _tags(choice))
-            return (
-                f"{'.'.join([*here, 'kind'])}: missing; it says which variant the table is; allowed: {tags}"
-            )
+            return f"{'.'.join([*here, 'kind'])}: missing; it says which variant the table is; allowed: {tags}"
         case "value_error" | "assertion_error":
             _, here = _walk(kind, loc)
             message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")

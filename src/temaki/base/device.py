@@ -1,4 +1,4 @@
-"""The machine: which device, how many threads, which bits, and how fast its matrix product is. Only this file names devices."""
+"""The machine: which device, how many threads, bits, how fast its matrix product. Only this file names devices."""
 
 import os
 import platform

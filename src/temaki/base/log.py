@@ -17,9 +17,7 @@ class MetricLog:
         self.path = path
         before = path.read_bytes() if path.exists() else b""
         self._file = path.open("a", encoding="utf-8", newline="\n")
-        if before and not before.endswith(
-            b"\n"
-        ):  # a kill cut the last line off: keep the next one apart from it
+        if before and not before.endswith(b"\n"):  # a kill cut the last line off: keep the next one apart from it
             self._file.write("\n")
 
     def write(self, line: Mapping[str, Any]) -> None:

@@ -69,26 +69,36 @@ def boundary(tokenizer: Tokenizer) -> int:
     """The boundary's id. Raises DataError for a tokenizer that has none."""
     if BOUNDARY not in tokenizer.special:
         raise DataError(
-            "the tokenizer has no boundary between documents", found=", ".join(tokenizer.special) or "no special tokens",
+            "the tokenizer has no boundary between documents", found=", ".join(tokenizer.special) or "none",
             allowed=BOUNDARY, do=f"train a tokenizer with the special token {BOUNDARY}",
         )  # fmt: skip
     return tokenizer.special[BOUNDARY]
 
 
-def write(folder: Path, train: Sequence[Document], held: Sequence[Document], tokenizer: Tokenizer, progress: Progress) -> None:
+def write(
+    folder: Path,
+    train: Sequence[Document],
+    held: Sequence[Document],
+    tokenizer: Tokenizer,
+    progress: Progress,
+) -> None:
     """Encode both splits into `folder`/train and `folder`/held, and save the tokenizer in `folder`/tokenizer."""
     files.save(tokenizer, folder / "tokenizer")
     total = len(train) + len(held)
     for name, documents, before in (("train", train, 0), ("held", held, len(train))):
-        encoded = _encoded(documents, tokenizer, lambda done, before=before: progress("encoding: documents", before + done, total))
+        encoded = _encoded(
+            documents,
+            tokenizer,
+            lambda done, before=before: progress("encoding: documents", before + done, total),
+        )
         shards.write(folder / name, encoded, tokenizer.size, boundary(tokenizer), tokenizer.fingerprint)
 
 
 def prepare(config: DataConfig, folder: Path, progress: Progress) -> Prepared:
     """Everything a run needs to read, made in `folder` unless `config.shards` names a folder that has it already.
 
-    A folder that was made with the same settings is used as it is; made with others, it is an error. The folder is whole
-    or absent.
+    A folder that was made with the same settings is used as it is; made with others, it is an error. The folder is
+    whole or absent.
     """
     if config.shards is not None:
         return open_prepared(Path(config.shards))
@@ -129,7 +139,9 @@ def open_prepared(folder: Path) -> Prepared:
         raise DataError(f"{folder} holds no prepared data", do="make it with: temaki data prepare --out FOLDER")
     tokenizer = files.load(folder / "tokenizer")
     return Prepared(
-        folder, tokenizer, *(shards.open_shards(folder / name, tokenizer.fingerprint) for name in ("train", "held"))
+        folder,
+        tokenizer,
+        *(shards.open_shards(folder / name, tokenizer.fingerprint) for name in ("train", "held")),
     )
 
 

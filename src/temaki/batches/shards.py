@@ -71,7 +71,10 @@ class Shards:
                 do="prepare the data again",
             )  # fmt: skip
         if int(offsets[0]) != 0 or int(offsets[-1]) != total or bool((np.diff(offsets) < 1).any()):
-            raise DataError(f"{self.folder / 'offsets.bin'} is damaged: its offsets do not ascend", do="prepare the data again")
+            raise DataError(
+                f"{self.folder / 'offsets.bin'} is damaged: its offsets do not ascend",
+                do="prepare the data again",
+            )
 
     def __len__(self) -> int:
         return self.manifest.ids
@@ -127,7 +130,12 @@ class ShardWriter:
         if folder.exists():
             raise DataError(f"{folder} exists already", do="choose another folder or remove it")
         self.folder = folder
-        self.vocabulary, self.boundary, self.tokenizer, self.per_file = vocabulary, boundary, tokenizer, per_file
+        self.vocabulary, self.boundary, self.tokenizer, self.per_file = (
+            vocabulary,
+            boundary,
+            tokenizer,
+            per_file,
+        )
         self.dtype = np.dtype("<u2") if vocabulary <= 1 << 16 else np.dtype("<u4")
         self._offsets = [0]
         self._bytes = 0
@@ -165,7 +173,9 @@ class ShardWriter:
         self._count += 1
         self._room = self.per_file
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._file is not None:
             self._file.close()
         try:
@@ -191,7 +201,11 @@ class ShardWriter:
 
 
 def write(
-    folder: Path, documents: Iterable[tuple[NDArray[np.unsignedinteger], int]], vocabulary: int, boundary: int, tokenizer: str
+    folder: Path,
+    documents: Iterable[tuple[NDArray[np.unsignedinteger], int]],
+    vocabulary: int,
+    boundary: int,
+    tokenizer: str,
 ) -> Shards:
     """Write (ids, text bytes) of each document as a folder of shards and open it."""
     with ShardWriter(folder, vocabulary, boundary, tokenizer) as writer:

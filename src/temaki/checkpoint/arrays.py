@@ -83,7 +83,5 @@ def _view(path: Path, name: str, entry: Mapping[str, Any], data: np.ndarray) -> 
     dtype = np.dtype(DTYPES[entry["dtype"]])
     shape = tuple(entry["shape"])
     if last - first != math.prod(shape) * dtype.itemsize:
-        raise CheckpointError(
-            f"{path}: {name} does not fill its shape", found=f"{last - first} bytes for {shape}"
-        )
+        raise CheckpointError(f"{path}: {name} does not fill its shape", found=f"{last - first} bytes for {shape}")
     return np.require(data[first:last].view(dtype).reshape(shape), requirements="A")

@@ -112,9 +112,7 @@ def write(
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists; nothing was written", do="choose another name or remove it")
-    write_folder(
-        folder, config_text(config), {WEIGHTS: weights}, tokenizer, {} if step is None else {"step": step}
-    )
+    write_folder(folder, config_text(config), {WEIGHTS: weights}, tokenizer, {} if step is None else {"step": step})
 
 
 def read(folder: Path) -> Folder:
@@ -230,9 +228,7 @@ def _fill(
     names = sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file())
     marks = {name: asdict(files.mark(part / name)) for name in names}
     manifest = {"format": FORMAT, **facts, "files": marks}
-    _put(
-        part / MANIFEST, (json.dumps({**manifest, "seal": _seal(manifest)}, indent=1) + "\n").encode("utf-8")
-    )
+    _put(part / MANIFEST, (json.dumps({**manifest, "seal": _seal(manifest)}, indent=1) + "\n").encode("utf-8"))
     files.sync_folder(part)
 
 
@@ -299,9 +295,7 @@ def _present(folder: Path, name: str, mark: FileMark) -> None:
         )
 
 
-def _unwritten(
-    folder: Path, error: OSError, tensors: Mapping[str, Mapping[str, np.ndarray]]
-) -> CheckpointError:
+def _unwritten(folder: Path, error: OSError, tensors: Mapping[str, Mapping[str, np.ndarray]]) -> CheckpointError:
     what = f"{folder} could not be written: {error.strerror or error}; what was saved before is untouched"
     if error.errno not in FULL:
         return CheckpointError(what)

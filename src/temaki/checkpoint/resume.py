@@ -114,9 +114,7 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     else:
         return {path: value} if path else {}
     return {
-        key: leaf
-        for name, inner in pairs
-        for key, leaf in _leaves(inner, f"{path}.{name}" if path else name).items()
+        key: leaf for name, inner in pairs for key, leaf in _leaves(inner, f"{path}.{name}" if path else name).items()
     }
 
 

@@ -43,4 +43,8 @@ def prepare(
         name: {"documents": m.documents, "ids": m.ids, "bytes": m.bytes} for name, m in splits.items()
     }
     lines = [f"{name}: {m.documents} documents, {m.bytes / 1e6:.2f} MB, {m.ids:,} ids" for name, m in splits.items()]
-    say(found, json, "\n".join([*lines, f"next: temaki train recipes/demo.toml data.shards={out} --minutes 5"]))
+    say(
+        found,
+        json,
+        "\n".join([*lines, f"next: temaki train recipes/demo.toml data.shards={out} --minutes 5"]),
+    )

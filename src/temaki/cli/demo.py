@@ -6,8 +6,12 @@ import typer
 
 
 def demo(
-    changes: list[str] = typer.Argument(None, help="Dotted changes: model.depth=6 data.vocabulary=2048", metavar="[KEY=VALUE]..."),
-    text: str | None = typer.Option(None, help="Your own text: a file or folder, any language. Default: Python's standard library."),
+    changes: list[str] = typer.Argument(
+        None, help="Dotted changes: model.depth=6 data.vocabulary=2048", metavar="[KEY=VALUE]..."
+    ),
+    text: str | None = typer.Option(
+        None, help="Your own text: a file or folder, any language. Default: Python's standard library."
+    ),
     minutes: float = typer.Option(5.0, help="Minutes of training."),
     out: Path = typer.Option(Path("runs/demo"), help="Folder of the run; must not hold one."),
     resume: str = typer.Option("never", help='"auto" goes on with a demo that was stopped.'),

@@ -11,7 +11,7 @@ def evaluate(
     yardsticks: bool = typer.Option(True, help="Measure zstd and PPMd on the same text too."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Measure a run on its held-out text: bits per byte, beside zstd -22 and PPMd (order 8) that saw the same training text.
+    """Measure a run on its held-out text: bits per byte, beside zstd -22 and PPMd after the same training text.
 
     Example: temaki evaluate runs/demo
     """
@@ -35,7 +35,10 @@ def evaluate(
             model = opened.model().to(devices.choose())
             work, total = Work(), data.held.manifest.ids
             found = pipeline.score(
-                model, data, context or config.batch.context, lambda done: work("evaluating: ids", done, total)
+                model,
+                data,
+                context or config.batch.context,
+                lambda done: work("evaluating: ids", done, total),
             )
             work.close()
             result = pipeline.scored(found, opened.step, context or config.batch.context)

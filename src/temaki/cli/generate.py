@@ -7,7 +7,9 @@ import typer
 
 def generate(
     model: Path = typer.Argument(..., help="A run, a checkpoint or a model folder."),
-    prompt: list[str] = typer.Option(None, help="Text to continue; give it again for several at once. Empty: from nothing."),
+    prompt: list[str] = typer.Option(
+        None, help="Text to continue; give it again for several at once. Empty: from nothing."
+    ),
     file: Path | None = typer.Option(None, help="Read one prompt from a file; - reads standard input."),
     max_tokens: int = typer.Option(128, help="Longest answer in tokens."),
     temperature: float = typer.Option(0.8, help="0 takes the most probable token each time."),
@@ -51,12 +53,15 @@ def generate(
     tokenizer = opened.tokenizer
     if tokenizer is None:
         raise CheckpointError(f"{model} has no tokenizer, so it can read no text", do="give a run or a checkpoint")
-    executor = TorchExecutor(
-        opened.model().to(devices.choose()), len(prompts), text.room(tokenizer, prompts, sampling)
-    )
+    executor = TorchExecutor(opened.model().to(devices.choose()), len(prompts), text.room(tokenizer, prompts, sampling))
     if json or len(prompts) > 1:
         for each in text.complete(executor, tokenizer, prompts, sampling, seed=seed):
-            found = {"prompt": prompts[each.index], "text": each.text, "tokens": len(each.ids), "done": each.done}
+            found = {
+                "prompt": prompts[each.index],
+                "text": each.text,
+                "tokens": len(each.ids),
+                "done": each.done,
+            }
             say(found, json, f"--- {prompts[each.index]!r}\n{prompts[each.index]}{each.text}")
         return
     sys.stdout.write(prompts[0])

@@ -28,7 +28,10 @@ def resolve(
 
 def show(found: dict[str, Any]) -> None:
     """Print a resolved recipe."""
-    print("resolved recipe:\n" + "".join(f"  {line}\n" for line in config_door.toml(found).splitlines()), file=sys.stderr)
+    print(
+        "resolved recipe:\n" + "".join(f"  {line}\n" for line in config_door.toml(found).splitlines()),
+        file=sys.stderr,
+    )
 
 
 def _toml(text: str) -> str:

@@ -43,7 +43,12 @@ def train(
     sample = documents[: max(1, len(documents) // 20)]
     size = sum(len(document.text.encode()) for document in sample)
     ids = len(made.encode_batch([document.text for document in sample]).ids)
-    found = {"folder": str(out), "size": made.size, "fingerprint": made.fingerprint, "bytes_per_token": size / max(1, ids)}
+    found = {
+        "folder": str(out),
+        "size": made.size,
+        "fingerprint": made.fingerprint,
+        "bytes_per_token": size / max(1, ids),
+    }
     say(
         found, json,
         f"{out}: {made.size} ids, {size / max(1, ids):.2f} bytes a token\n"

@@ -7,7 +7,9 @@ import typer
 
 def train(
     recipe: Path = typer.Argument(..., help="A TOML recipe, or a run folder to go on with."),
-    changes: list[str] = typer.Argument(None, help="Dotted changes: model.depth=8 optim.lr=3e-3", metavar="[KEY=VALUE]..."),
+    changes: list[str] = typer.Argument(
+        None, help="Dotted changes: model.depth=8 optim.lr=3e-3", metavar="[KEY=VALUE]..."
+    ),
     text: str | None = typer.Option(None, help='Text to learn: a file or folder; short for data.text="..".'),
     minutes: float | None = typer.Option(None, help="One dial: size and steps that fill so many minutes here."),
     depth: int | None = typer.Option(None, help="One dial: size and steps by the number of layers."),
@@ -39,7 +41,13 @@ def train(
     show(config_door.mapping(made.config))
     outcome = pipeline.train(made, resume, [TrainingLine()], lambda line: print(f"warning: {line}"))
     run = outcome.run
-    result = {"folder": str(folder), "reason": outcome.reason, "step": run.step, "seconds": run.seconds, **run.told}
+    result = {
+        "folder": str(folder),
+        "reason": outcome.reason,
+        "step": run.step,
+        "seconds": run.seconds,
+        **run.told,
+    }
     if outcome.reason == "finished":
         text = f"{folder}: finished, {run.step} steps in {run.seconds:.0f} s, loss {run.told.get('loss', 0):.3f}\n"
         text += f"next: temaki evaluate {folder}\n      temaki generate {folder} --prompt 'your text'"

@@ -7,7 +7,9 @@ import typer
 
 def validate(
     recipe: Path = typer.Argument(..., help="A TOML recipe."),
-    changes: list[str] = typer.Argument(None, help="Dotted changes: model.depth=8 optim.lr=3e-3", metavar="[KEY=VALUE]..."),
+    changes: list[str] = typer.Argument(
+        None, help="Dotted changes: model.depth=8 optim.lr=3e-3", metavar="[KEY=VALUE]..."
+    ),
     text: str | None = typer.Option(None, help='Text to learn: a file or folder; short for data.text="..".'),
     minutes: float | None = typer.Option(None, help="One dial: size and steps that fill so many minutes here."),
     depth: int | None = typer.Option(None, help="One dial: size and steps by the number of layers."),

@@ -73,9 +73,7 @@ class Source(Protocol):
 class Files:
     """A file a document, in the order of the given paths; what is not text is counted and skipped."""
 
-    def __init__(
-        self, name: str, root: Path, paths: Sequence[str], errors: Errors = "strict", start: int = 0
-    ):
+    def __init__(self, name: str, root: Path, paths: Sequence[str], errors: Errors = "strict", start: int = 0):
         """`paths` are relative to `root`, with "/". A file that cannot be used is skipped, never an error."""
         self.name = name
         self.root = root
@@ -169,9 +167,7 @@ def standard_library(start: int = 0) -> Files:
     root = Path(sysconfig.get_path("stdlib"))
     paths = [path for path in _walk(root) if path.endswith(".py") and _is_source(path)]
     if not paths:
-        raise DataError(
-            f"this Python carries no source text of its library in {root}", do="give a text with --text"
-        )
+        raise DataError(f"this Python carries no source text of its library in {root}", do="give a text with --text")
     return Files(f"Python {platform.python_version()} standard library", root, paths, start=start)
 
 
@@ -270,9 +266,7 @@ def _cut(documents: Sequence[Document]) -> list[Document]:
 def _folder(path: Path, errors: Errors, start: int) -> Files:
     paths = _walk(path)
     if not paths:
-        raise DataError(
-            f"no files in the folder {path}", do="give a folder with text files (hidden ones are left out)"
-        )
+        raise DataError(f"no files in the folder {path}", do="give a folder with text files (hidden ones are left out)")
     return Files(path.resolve().name, path, paths, errors, start)
 
 

@@ -110,18 +110,14 @@ def score(
     3
     """
     if bytes < 1:
-        raise DataError(
-            "text of no bytes has no bits per byte", found=str(bytes), do="give documents that hold text"
-        )
+        raise DataError("text of no bytes has no bits per byte", found=str(bytes), do="give documents that hold text")
     where = next(model.parameters()).device if device is None else device
     step = max(1, context // 2) if stride is None else stride
     training = model.training
     model.eval()
     nats, tokens = 0.0, 0
     try:
-        for batch in _batches(
-            _pieces(documents, model.config.vocabulary, context, step), context, batch_tokens
-        ):
+        for batch in _batches(_pieces(documents, model.config.vocabulary, context, step), context, batch_tokens):
             each = _each(model, batch, where)
             nats += float(each.sum())
             tokens += len(each)
@@ -144,9 +140,7 @@ class _Piece:
     """Places before the first counted one."""
 
 
-def _pieces(
-    documents: Iterable[NDArray[np.integer]], vocabulary: int, context: int, stride: int
-) -> Iterator[_Piece]:
+def _pieces(documents: Iterable[NDArray[np.integer]], vocabulary: int, context: int, stride: int) -> Iterator[_Piece]:
     for i, document in enumerate(documents):
         if not len(document):
             raise DataError(f"document {i} is empty", allowed="arrays that begin with the special token")

@@ -132,9 +132,7 @@ def _plausible(folder: Path, config: ModelConfig, weights: Mapping[str, np.ndarr
     """Refuse a configuration that is far larger than the weights beside it, before memory is taken for it."""
     held = sum(array.size for array in weights.values())
     if config.depth > len(weights) or count(config).total > 2 * held + 1_000_000:
-        raise CheckpointError(
-            f"{folder}: {native.CONFIG} describes a model far larger than its {held} weights"
-        )
+        raise CheckpointError(f"{folder}: {native.CONFIG} describes a model far larger than its {held} weights")
 
 
 def _tensors(model: "Model") -> "dict[str, torch.Tensor]":

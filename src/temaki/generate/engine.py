@@ -139,13 +139,9 @@ class Engine:
         settings, executor = checked(request.sampling), self.executor
         ids = np.asarray(request.ids)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise GenerationError(
-                "a prompt is a flat row of integers", found=f"{ids.dtype} {list(ids.shape)}"
-            )
+            raise GenerationError("a prompt is a flat row of integers", found=f"{ids.dtype} {list(ids.shape)}")
         if not len(ids):
-            raise GenerationError(
-                "a prompt of no ids", do="begin with the id that starts a document, as `text` does"
-            )
+            raise GenerationError("a prompt of no ids", do="begin with the id that starts a document, as `text` does")
         if len(ids) > executor.room:
             raise GenerationError(
                 "the prompt is longer than a slot's room",

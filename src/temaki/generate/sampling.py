@@ -50,9 +50,7 @@ def top_k(logits: ndarray, k: int) -> ndarray:
     last = np.partition(logits, size - k, -1)[..., size - k, None]
     equal = logits == last
     spare = k - (logits > last).sum(-1, keepdims=True)
-    return np.where(
-        (logits < last) | (equal & (equal.cumsum(-1) > spare)), logits.dtype.type(-np.inf), logits
-    )
+    return np.where((logits < last) | (equal & (equal.cumsum(-1) > spare)), logits.dtype.type(-np.inf), logits)
 
 
 def top_p(logits: ndarray, p: float) -> ndarray:
@@ -147,13 +145,9 @@ def check(logits: ndarray) -> None:
         return
     count = f"of {len(logits)} logits"
     if np.isnan(top):
-        raise GenerationError(
-            "the logits hold NaN: no id can be drawn", found=f"{int(np.isnan(logits).sum())} {count}"
-        )
+        raise GenerationError("the logits hold NaN: no id can be drawn", found=f"{int(np.isnan(logits).sum())} {count}")
     if top > 0:
-        raise GenerationError(
-            "the logits hold +inf: no id can be drawn", found=f"{int((logits == top).sum())} {count}"
-        )
+        raise GenerationError("the logits hold +inf: no id can be drawn", found=f"{int((logits == top).sum())} {count}")
     raise GenerationError("every id is ruled out: no id can be drawn", found=f"-inf in all {count}")
 
 
@@ -171,9 +165,7 @@ def draw(logits: ndarray, uniform: float) -> int:
     kept = np.flatnonzero(logits > -np.inf)
     wide = logits[kept].astype(np.float64)
     sums = np.exp(wide - wide.max()).cumsum()
-    goal = (
-        uniform * sums[-1]
-    )  # below the whole sum also when rounded: (1 - 2^-53) s takes over half a bit from s
+    goal = uniform * sums[-1]  # below the whole sum also when rounded: (1 - 2^-53) s takes over half a bit from s
     return int(kept[np.searchsorted(sums, goal, side="right")])
 
 

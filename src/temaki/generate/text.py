@@ -44,9 +44,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str, start: str | None = START) -> 
     return np.concatenate([np.array(front, np.int32), tokenizer.encode(prompt).astype(np.int32)])
 
 
-def room(
-    tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig, start: str | None = START
-) -> int:
+def room(tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig, start: str | None = START) -> int:
     """Ids a slot must hold for the longest of these prompts and its whole answer."""
     return max((len(prompt_ids(tokenizer, each, start)) for each in prompts), default=0) + sampling.max_tokens
 
@@ -172,9 +170,7 @@ class _Writer:
         assert self.done is not None, "the answer is still under way"
         ids = np.concatenate([each.ids for each in self.events])
         logprobs = [each.logprobs for each in self.events if each.logprobs is not None]
-        return Completion(
-            self.index, self.branch, "".join(self.texts), ids, self.done, self.error, _joined(logprobs)
-        )
+        return Completion(self.index, self.branch, "".join(self.texts), ids, self.done, self.error, _joined(logprobs))
 
 
 def _submit(
@@ -212,9 +208,7 @@ def _submit(
     return engine, writers
 
 
-def _write(
-    engine: Engine, writers: dict[tuple[int, int], _Writer]
-) -> Generator[tuple[_Writer, str], None, None]:
+def _write(engine: Engine, writers: dict[tuple[int, int], _Writer]) -> Generator[tuple[_Writer, str], None, None]:
     """Run the engine to the end: each writer as it gets certain of more text. All slots are free
     afterwards."""
     try:

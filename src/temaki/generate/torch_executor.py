@@ -31,9 +31,7 @@ class TorchExecutor:
 
     def __init__(self, model: Model, slots: int, room: int, spare: int = 1):
         if slots < 1 or room < 1:
-            raise GenerationError(
-                "an executor needs a slot and room in it", found=f"{slots} slots of {room} ids"
-            )
+            raise GenerationError("an executor needs a slot and room in it", found=f"{slots} slots of {room} ids")
         self.model = model
         self.slots = slots
         self.room = room
@@ -62,9 +60,7 @@ class TorchExecutor:
     def open(self, slot: int, source: ndarray | None = None) -> None:
         """Make an empty slot ready. Raises GenerationError for source ids: this model has no encoder."""
         if source is not None:
-            raise GenerationError(
-                "this model has no encoder: it cannot read a source", found=f"{len(source)} ids"
-            )
+            raise GenerationError("this model has no encoder: it cannot read a source", found=f"{len(source)} ids")
         assert self.state.lengths[slot] == 0, f"slot {slot} was not closed"
 
     def mark(self, slots: Sequence[int]) -> None:

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from temaki.base.roles import Role
 from temaki.model.config import AttentionConfig, RopeConfig
 from temaki.model.kernels import documents_attention
 from temaki.model.layout import Layout, Memory
 from temaki.model.norm import rms_norm
-from temaki.base.roles import Role
 from temaki.model.part import Part
 from temaki.model.positions import rotate
 
@@ -78,7 +78,7 @@ class Attention(Part):
 
 
 class AttentionState:
-    """Keys and values of all slots. Forgetting is by length, which the model state holds: mark and rewind do nothing."""
+    """Keys and values of all slots. Forgetting is by length, held by the model state: mark and rewind do nothing."""
 
     def __init__(self, store: Tensor):
         self.store = store

@@ -10,8 +10,15 @@ from temaki.base import keys
 from temaki.model import init
 from temaki.model.attention import Attention
 from temaki.model.block import Block
-from temaki.model.config import AttentionConfig, BlockConfig, DecoderConfig, ModelConfig, RmsNormConfig, RopeConfig
-from temaki.model.config import S4DConfig, SwigluConfig
+from temaki.model.config import (
+    AttentionConfig,
+    BlockConfig,
+    ModelConfig,
+    RmsNormConfig,
+    RopeConfig,
+    S4DConfig,
+    SwigluConfig,
+)
 from temaki.model.decoder import Decoder
 from temaki.model.ffn import Swiglu
 from temaki.model.norm import RmsNorm
@@ -45,7 +52,12 @@ def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32
             if isinstance(block.mixer, AttentionConfig) and isinstance(block.mixer.position, RopeConfig)
         }
         blocks = [_block(block, config.width) for block in config.blocks]
-        model = Decoder(config, blocks, NORMS[type(config.pattern[-1].norm)](config.pattern[-1].norm, config.width), rotaries)
+        model = Decoder(
+            config,
+            blocks,
+            NORMS[type(config.pattern[-1].norm)](config.pattern[-1].norm, config.width),
+            rotaries,
+        )
     init.fill(model, config.init, seed)
     return model.to(dtype)
 

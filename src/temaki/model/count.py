@@ -67,7 +67,7 @@ def flops_per_token(config: DecoderConfig, context: int) -> float:
 
 
 def forward_flops(config: DecoderConfig, context: int) -> float:
-    """FLOPs of one forward over a row of `context` ids by the rule 2mnp a matrix product, all of each product counted."""
+    """FLOPs of one forward over a row of `context` ids by the rule 2mnp a product, all of each product counted."""
     layers = sum(isinstance(block.mixer, AttentionConfig) for block in config.blocks)
     return 2.0 * count(config).matrix * context + 4.0 * layers * context * context * config.width
 

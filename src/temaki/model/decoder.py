@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from temaki.base.roles import Role
 from temaki.base.rows import Rows
 from temaki.model.block import Block
 from temaki.model.config import DecoderConfig
 from temaki.model.heads import Head
 from temaki.model.layout import Layout, Memory
-from temaki.base.roles import Role
 from temaki.model.part import Part, roles
 from temaki.model.positions import Rotary
 from temaki.model.state import ModelState, Seats
@@ -25,9 +25,7 @@ class Decoder(Part):
         super().__init__()
         self.config = config
         filling = "tied" if config.tied else "embedding"
-        self.embedding = self.add(
-            "embedding", config.vocabulary, config.width, role=Role("embedding"), filling=filling
-        )
+        self.embedding = self.add("embedding", config.vocabulary, config.width, role=Role("embedding"), filling=filling)
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.rotaries = nn.ModuleDict(rotaries)

@@ -1,17 +1,17 @@
 """Feed-forward layers, as functions of tensors and as parts. Letters: D width, F hidden width."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from temaki.model.config import SwigluConfig, ffn_width
 from temaki.base.roles import Role
+from temaki.model.config import SwigluConfig, ffn_width
 from temaki.model.part import Part
 
 
 def silu(x: Tensor) -> Tensor:
     """x * sigmoid(x).
 
+    >>> import torch
     >>> silu(torch.tensor([0.0, 1.0]))
     tensor([0.0000, 0.7311])
     """
@@ -23,6 +23,7 @@ def swiglu(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
     Shazeer 2020, "GLU Variants Improve Transformer", equation 6.
 
+    >>> import torch
     >>> swiglu(torch.ones(2), torch.ones(2, 2), torch.ones(2, 1))
     tensor([3.5232, 3.5232])
     """

@@ -82,7 +82,9 @@ def _(
     hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, smooth: float, z: float, needs: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    empty = (torch.empty_like(hidden), torch.empty_like(weight)) if needs else (hidden.new_empty(0), weight.new_empty(0))
+    empty = (
+        (torch.empty_like(hidden), torch.empty_like(weight)) if needs else (hidden.new_empty(0), weight.new_empty(0))
+    )
     return (hidden.new_empty((), dtype=wide), *empty)
 
 
@@ -94,7 +96,15 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _backward(ctx, grad: Tensor, _hidden: Tensor, _weight: Tensor):  # type: ignore[no-untyped-def]
     into_hidden, into_weight = ctx.saved_tensors
-    return grad.to(into_hidden.dtype) * into_hidden, grad.to(into_weight.dtype) * into_weight, None, None, None, None, None
+    return (
+        grad.to(into_hidden.dtype) * into_hidden,
+        grad.to(into_weight.dtype) * into_weight,
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 _linear_nll.register_autograd(_backward, setup_context=_save)

@@ -5,6 +5,7 @@ Pieces of one length share a call of the fused kernel. As one opaque operator it
 activation checkpointing and DDP. Letters: N ids, n pieces, H heads, G heads of keys and values, K head size.
 """
 
+import itertools
 from collections import defaultdict
 
 import torch
@@ -52,7 +53,7 @@ def _buckets(cuts: Tensor) -> list[tuple[int, list[int]]]:
     """(length, starts) of the pieces, by length; empty pieces are left out."""
     ends = cuts.tolist()
     found: dict[int, list[int]] = defaultdict(list)
-    for start, stop in zip(ends, ends[1:], strict=False):
+    for start, stop in itertools.pairwise(ends):
         if stop > start:
             found[stop - start].append(start)
     return list(found.items())
@@ -118,9 +119,9 @@ def _attention_backward(
             parts = _FUSED_BACKWARD(g, *batch, _take(out, length, starts), lse, 0.0, causal)
         else:
             with torch.enable_grad():
-                batch = [x.detach().requires_grad_() for x in batch]
-                y = F.scaled_dot_product_attention(*batch, is_causal=causal)
-            parts = torch.autograd.grad(y, batch, g)
+                a, b, c = (x.detach().requires_grad_() for x in batch)
+                y = F.scaled_dot_product_attention(a, b, c, is_causal=causal)
+            parts = torch.autograd.grad(y, (a, b, c), g)
         _put(dq, parts[0], length, starts)
         _put(dk, _fold(parts[1], repeat), length, starts)
         _put(dv, _fold(parts[2], repeat), length, starts)

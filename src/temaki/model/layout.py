@@ -1,5 +1,6 @@
 """`Layout`: what all layers of one forward share. Letters: N ids, n pieces."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +26,7 @@ class Layout:
     def pieces(self) -> list[tuple[int, int]]:
         """(start, stop) of each piece, in 0..N, as host integers."""
         ends = self.rows.cuts.tolist()
-        return list(zip(ends, ends[1:], strict=False))
+        return list(itertools.pairwise(ends))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def rope_angles(positions: Tensor, size: int, theta: float = 10_000.0) -> tuple[
     Raises ValueError for an odd head size.
 
     >>> rope_angles(torch.tensor(1), 4)[0]
-    tensor([0.5403, 0.9999], dtype=torch.float64)
+    tensor([0.5403, 1.0000], dtype=torch.float64)
     """
     if size % 2:
         raise ValueError(f"rotary positions turn pairs: the head size must be even, found {size}")
@@ -39,15 +39,46 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs = "half") -> Tensor
     >>> rotate(torch.tensor([1.0, 2.0, 3.0, 4.0]), cos.float(), sin.float(), "half")
     tensor([-1.9841,  1.9599,  2.4624,  4.0198])
     """
+    return _Turn.apply(x, cos, sin, pairs)
+
+
+class _Turn(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back: nothing of x is kept."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:  # type: ignore[no-untyped-def, override]
+        ctx.save_for_backward(cos, sin)
+        ctx.pairs = pairs
+        return _turned(x, cos, sin, pairs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]
+        cos, sin = ctx.saved_tensors
+        return rotate(grad, cos, -sin, ctx.pairs), None, None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
+    if torch.compiler.is_compiling():  # the compiler fuses the formula by itself
+        a, b = _pairs(x, pairs)
+        turned = (a * cos - b * sin, b * cos + a * sin)
+        return torch.cat(turned, -1) if pairs == "half" else torch.stack(turned, -1).flatten(-2)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    (a, b), (y, z) = (_pairs(each, pairs) for each in (x, out))
+    torch.mul(a, cos, out=y).addcmul_(b, sin, value=-1)
+    torch.mul(b, cos, out=z).addcmul_(a, sin)
+    return out
+
+
+def _pairs(x: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """The two coordinates of every pair: views [.., K/2]."""
     if pairs == "half":
-        a, b = x.chunk(2, -1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-    a, b = x[..., 0::2], x[..., 1::2]
-    return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
+        half = x.shape[-1] // 2
+        return x[..., :half], x[..., half:]
+    return x[..., 0::2], x[..., 1::2]
 
 
 def interleaved_to_half(size: int) -> Tensor:
-    """The permutation (0, 2, 4, .., 1, 3, 5, ..) int64 [K]: x[perm] rotated by halves is x rotated interleaved, permuted.
+    """The permutation (0, 2, 4, .., 1, 3, 5, ..) int64 [K]: x[p] rotated by halves is x rotated interleaved, then [p].
 
     >>> interleaved_to_half(6).tolist()
     [0, 2, 4, 1, 3, 5]
@@ -73,7 +104,10 @@ class Rotary(nn.Module):
         """Make the tables serve positions 0..room-1; they only grow."""
         if room > len(self.cos):
             cos, sin = rope_angles(torch.arange(room), self.size, self.theta)
-            self.cos, self.sin = cos.to(self.cos.dtype).to(self.cos.device), sin.to(self.sin.dtype).to(self.sin.device)
+            self.cos, self.sin = (
+                cos.to(self.cos.dtype).to(self.cos.device),
+                sin.to(self.sin.dtype).to(self.sin.device),
+            )
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """[N] -> cos, sin [N, 1, K/2], ready to broadcast over heads."""

@@ -1,23 +1,28 @@
 """Diagonal state spaces (S4D): the functions, the part that holds their weights, and its decoding state.
 
 A channel is x' = A x + B u, y = 2 Re(C x) + skip u with diagonal complex A, held at step dt (zero-order hold):
-Abar = e^(dt A), Bbar = (Abar - 1) / A with B = 1. Training convolves with the kernel K_k = 2 Re sum_n C_n Bbar_n Abar_n^k;
+Abar = e^(dt A), Bbar = (Abar - 1) / A with B = 1. Training convolves with K_k = 2 Re sum_n C_n Bbar_n Abar_n^k;
 decoding steps x <- Abar x + Bbar u. Gu, Gupta, Goel, Re 2022, "On the Parameterization and Initialization of Diagonal
 State Space Models", sections 3 and 4 (S4D-Lin). Letters: N ids, D width, S = N_state / 2 conjugate pairs, L length.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from temaki.base.roles import Role
 from temaki.model.config import S4DConfig
 from temaki.model.layout import Layout, Memory
-from temaki.base.roles import Role
 from temaki.model.part import Part
+
+Forward = Callable[["S4D", Tensor, Layout, "S4DState | None"], Tensor]
+_uncompiled = cast(Callable[[Forward], Forward], torch.compiler.disable)
+"""Pieces of any length go through the FFT: the compiler would start anew for each."""
 
 CHUNK = 64
 """Ids that a call with state takes at a time: bounds the powers of Abar that are held, [CHUNK, D, S]."""
@@ -95,14 +100,25 @@ class S4D(Part):
             "log_step", width, role=dynamics, filling="given", value=torch.rand(width) * (high - low) + low
         )
         self.log_decay = self.add(
-            "log_decay", width, pairs, role=dynamics, filling="given", value=torch.full((width, pairs), math.log(0.5))
+            "log_decay",
+            width,
+            pairs,
+            role=dynamics,
+            filling="given",
+            value=torch.full((width, pairs), math.log(0.5)),
         )
         self.frequency = self.add(
             "frequency", width, pairs, role=dynamics, filling="given",
             value=math.pi * torch.arange(pairs).float().repeat(width, 1),
         )  # fmt: skip
         self.c = self.add(
-            "c", width, pairs, 2, role=Role("vector"), filling="given", value=torch.randn(width, pairs, 2) * 0.5**0.5
+            "c",
+            width,
+            pairs,
+            2,
+            role=Role("vector"),
+            filling="given",
+            value=torch.randn(width, pairs, 2) * 0.5**0.5,
         )
         self.skip = self.add("skip", width, role=Role("vector"), filling="ones")
 
@@ -113,17 +129,18 @@ class S4D(Part):
         abar, bbar = hold(a, self.log_step.to(wide).exp()[:, None])
         return abar, bbar, torch.view_as_complex(self.c.to(wide))
 
-    @torch.compiler.disable
     def forward(self, x: Tensor, layout: Layout, state: "S4DState | None", memory: Memory | None) -> Tensor:
         u, gate = F.linear(x, self.inputs).chunk(2, -1)
-        system = self.system()
         wide = u.to(self.skip.dtype if self.skip.dtype == torch.float64 else torch.float32)
-        if state is None:
-            y = _convolve_pieces(wide, layout.pieces, *system)
-        else:
-            y = state.read(wide, layout, *system)
-        y = (y + self.skip * wide).to(x.dtype)
+        y = (self._recur(wide, layout, state) + self.skip * wide).to(x.dtype)
         return F.linear(y * F.silu(gate), self.out)
+
+    @_uncompiled
+    def _recur(self, u: Tensor, layout: Layout, state: "S4DState | None") -> Tensor:
+        """The state spaces alone: u [N, D] -> y [N, D], without the skip."""
+        if state is None:
+            return _convolve_pieces(u, layout.pieces, *self.system())
+        return state.read(u, layout, *self.system())
 
     def new_state(self, slots: int, room: int, spare: int) -> "S4DState":
         abar = self.system()[0]

@@ -3,7 +3,8 @@
 Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2.
     m <- b1 m + (1 - b1) g;   v <- b2 v + (1 - b2) g^2
     torch:    theta <- theta (1 - lr d);  theta <- theta - lr mhat / (sqrt(vhat) + eps)
-    handout:  theta <- theta - lr_t m / (sqrt(v) + eps);  theta <- theta (1 - lr d),  lr_t = lr sqrt(1 - b2^t) / (1 - b1^t)
+    handout:  theta <- theta - lr_t m / (sqrt(v) + eps);  theta <- theta (1 - lr d)
+              with lr_t = lr sqrt(1 - b2^t) / (1 - b1^t)
 with mhat = m / (1 - b1^t), vhat = v / (1 - b2^t), update number t = 1, 2, .. and weight decay d.
 """
 
@@ -37,7 +38,13 @@ def adamw_step(theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, lr: float
 
 @torch.no_grad()
 def adamw_fused(
-    thetas: list[Tensor], gs: list[Tensor], ms: list[Tensor], vs: list[Tensor], t: int, lr: float, config: AdamWConfig
+    thetas: list[Tensor],
+    gs: list[Tensor],
+    ms: list[Tensor],
+    vs: list[Tensor],
+    t: int,
+    lr: float,
+    config: AdamWConfig,
 ) -> None:
     """`adamw_step` of many tensors by torch's fused kernel: the torch order, float32 or float64."""
     steps = [torch.tensor(float(t), device=theta.device) for theta in thetas]

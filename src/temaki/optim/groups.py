@@ -27,6 +27,7 @@ def groups(config: OptimConfig, roles: Mapping[str, Role]) -> tuple[Group, ...]:
         "dynamics": config.dynamics,
     }
     found = tuple(
-        Group(kind, rule, tuple(name for name, role in roles.items() if role.kind == kind)) for kind, rule in rules.items()
+        Group(kind, rule, tuple(name for name, role in roles.items() if role.kind == kind))
+        for kind, rule in rules.items()
     )
     return tuple(group for group in found if group.names)

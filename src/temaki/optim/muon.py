@@ -5,6 +5,9 @@ Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; s
 msign(M) = U V^T of the singular value decomposition, approached by X <- a X + (b A + c A^2) X with A = X X^T.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,18 +18,19 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 @torch.no_grad()
 def newton_schulz(g: Tensor, steps: int = 5, coefficients: tuple[float, float, float] = COEFFICIENTS) -> Tensor:
-    """An approach to msign of a matrix [rows, cols], in its own dtype; a zero matrix gives zeros.
+    """An approach to msign of matrices [.., rows, cols], in their own dtype; a zero matrix gives zeros.
 
     >>> newton_schulz(torch.diag(torch.tensor([3.0, 0.5]))).diag()
     tensor([0.7136, 1.0420])
     """
     a, b, c = coefficients
-    x = g.mT if g.shape[0] > g.shape[1] else g
-    x = x / (x.norm() + 1e-7)
+    tall = g.shape[-2] > g.shape[-1]
+    x = (g.mT if tall else g).reshape(-1, min(g.shape[-2:]), max(g.shape[-2:]))
+    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if g.shape[0] > g.shape[1] else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).reshape(g.shape)
 
 
 def scale(rows: int, cols: int, kind: str) -> float:
@@ -48,11 +52,28 @@ def scale(rows: int, cols: int, kind: str) -> float:
 
 
 @torch.no_grad()
-def muon_step(theta: Tensor, g: Tensor, m: Tensor, lr: float, config: MuonConfig, parts: tuple[int, ...] = ()) -> None:
-    """One update in place of theta [rows, cols] and m; `parts` are the rows of matrices stacked in theta."""
-    m.mul_(config.momentum).add_(g)
-    update = g.add(m, alpha=config.momentum) if config.nesterov else m
-    theta.mul_(1 - lr * config.weight_decay)
-    rows = list(parts) or [theta.shape[0]]
-    for part, piece in zip(theta.split(rows), update.split(rows), strict=True):
-        part.sub_(newton_schulz(piece, config.steps), alpha=lr * scale(*part.shape, config.scale))
+def muon_step(
+    thetas: Sequence[Tensor],
+    gs: Sequence[Tensor],
+    ms: Sequence[Tensor],
+    lr: float,
+    config: MuonConfig,
+    parts: Sequence[tuple[int, ...]],
+) -> None:
+    """One update in place of each theta [rows, cols] and its m; parts[i] are the rows of matrices stacked in thetas[i].
+
+    Matrices of one shape, lying or standing, share the products of one batch.
+    """
+    alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for theta, g, m, rows in zip(thetas, gs, ms, parts, strict=True):
+        m.mul_(config.momentum).add_(g)
+        update = g.add(m, alpha=config.momentum) if config.nesterov else m
+        theta.mul_(1 - lr * config.weight_decay)
+        split = list(rows) or [theta.shape[0]]
+        for part, piece in zip(theta.split(split), update.split(split), strict=True):
+            alike[min(piece.shape), max(piece.shape)].append((part, piece))
+    for (short, _), pairs in alike.items():
+        lying = torch.stack([piece if piece.shape[0] == short else piece.mT for _, piece in pairs])
+        for (part, _), update in zip(pairs, newton_schulz(lying, config.steps), strict=True):
+            size = lr * scale(part.shape[0], part.shape[1], config.scale)
+            part.sub_(update if part.shape[0] == short else update.mT, alpha=size)

@@ -18,9 +18,7 @@ _MOMENTS = {"adamw": ("m", "v"), "muon": ("m",)}
 class Optimizer:
     """Moves the given parameters by their groups' rules; its state is tensors named "<parameter>/<moment>" and "t"."""
 
-    def __init__(
-        self, parameters: Mapping[str, Tensor], roles: Mapping[str, Role], groups: Sequence[Group], lr: float
-    ):
+    def __init__(self, parameters: Mapping[str, Tensor], roles: Mapping[str, Role], groups: Sequence[Group], lr: float):
         self.parameters = dict(parameters)
         self.roles = roles
         self.groups = tuple(groups)
@@ -60,10 +58,10 @@ class Optimizer:
             adamw_step(theta, g, m, v, self.t, lr, rule)
 
     def _muon(self, names: Sequence[str], lr: float, rule: MuonConfig) -> None:
-        for name in names:
-            theta = self.parameters[name]
-            assert theta.grad is not None
-            muon_step(theta, theta.grad, self.moments[f"{name}/m"], lr, rule, self.roles[name].parts)
+        thetas = [self.parameters[name] for name in names]
+        gs = [theta.grad for theta in thetas if theta.grad is not None]
+        ms = [self.moments[f"{name}/m"] for name in names]
+        muon_step(thetas, gs, ms, lr, rule, [self.roles[name].parts for name in names])
 
     def state(self) -> dict[str, Tensor]:
         """All moments and the count of updates."""
@@ -75,7 +73,9 @@ class Optimizer:
         if wanted != set(state):
             odd = sorted(wanted ^ set(state))
             raise CheckpointError(
-                "the optimizer's state belongs to another recipe", found=", ".join(odd[:4]), do="resume with the run's own recipe"
+                "the optimizer's state belongs to another recipe",
+                found=", ".join(odd[:4]),
+                do="resume with the run's own recipe",
             )
         for name, moment in self.moments.items():
             if moment.shape != state[name].shape:

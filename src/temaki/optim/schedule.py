@@ -7,7 +7,7 @@ from temaki.optim.config import CosineConfig, ScheduleConfig, WsdConfig
 
 
 def cosine(t: float, warmup: int, total: int, top: float = 1.0, floor: float = 0.1) -> float:
-    """Warmup t / warmup * top, then floor + (1 + cos(pi (t - warmup) / (total - warmup))) (top - floor) / 2, then floor.
+    """Warmup t / warmup top; floor + (1 + cos(pi (t - warmup) / (total - warmup))) (top - floor) / 2; then floor.
 
     >>> cosine(1, 7, 21), cosine(7, 7, 21), cosine(14, 7, 21), cosine(21, 7, 21)
     (0.14285714285714285, 1.0, 0.55, 0.1)

@@ -98,9 +98,7 @@ def labels(ticks: Sequence[float]) -> list[str]:
     if len(ticks) < 2:
         return [f"{tick:g}" for tick in ticks]
     size, top = ticks[1] - ticks[0], max(abs(tick) for tick in ticks)
-    scale, suffix = next(
-        ((s, w) for s, w in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if top >= 10 * s), (1.0, "")
-    )
+    scale, suffix = next(((s, w) for s, w in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if top >= 10 * s), (1.0, ""))
     if top < 2e-3 or top >= 1e13:
         exponent = math.floor(math.log10(size) + 1e-9)
         scale, suffix = 10.0**exponent, f"e{exponent}"

@@ -113,9 +113,7 @@ class RunFolder:
     def steps(self) -> int | None:
         """Steps in all: the last plan, else the recipe's."""
         plans = [whole(line.get("steps")) for line in self.lines if line.get("kind") in ("plan", "start")]
-        return next((n for n in reversed(plans) if n is not None), None) or whole(
-            self.setting("stop", "steps")
-        )
+        return next((n for n in reversed(plans) if n is not None), None) or whole(self.setting("stop", "steps"))
 
 
 def is_run(path: Path) -> bool:
@@ -137,9 +135,7 @@ def _settings(path: Path, problems: list[str]) -> tuple[dict[str, Any], str]:
     try:
         text = file.read_bytes().decode("utf-8", "replace")
     except OSError as error:
-        problems.append(
-            "no config.toml" if isinstance(error, FileNotFoundError) else f"config.toml: {error.strerror}"
-        )
+        problems.append("no config.toml" if isinstance(error, FileNotFoundError) else f"config.toml: {error.strerror}")
         return {}, ""
     try:
         return config.read_toml(file), text
@@ -213,8 +209,6 @@ def _manifest(folder: Path) -> Saved:
 def _bytes(found: Any) -> int | None:
     if not isinstance(found, Mapping):
         return None
-    marks: Sequence[Any] = [
-        mark.get("bytes") if isinstance(mark, Mapping) else None for mark in found.values()
-    ]
+    marks: Sequence[Any] = [mark.get("bytes") if isinstance(mark, Mapping) else None for mark in found.values()]
     sizes = [size for mark in marks if (size := whole(mark)) is not None]
     return sum(sizes) if sizes else None

@@ -108,9 +108,7 @@ def _hero(run: RunFolder) -> str:
         found = run.best("validate", "bits_per_byte")
         if found is None:
             return ""
-        return _headline(
-            found, "bits per byte, best validation so far", "Not evaluated yet; no yardsticks.", ""
-        )
+        return _headline(found, "bits per byte, best validation so far", "Not evaluated yet; no yardsticks.", "")
     others = [(name, number(run.results.get(key))) for name, key in (("PPMd", "ppmd"), ("zstd", "zstd"))]
     rivals = [(name, value) for name, value in others if value is not None]
     items = [Bar("this model", ours, ours=True), *(Bar(name, value) for name, value in rivals)]
@@ -168,9 +166,7 @@ def _warnings(run: RunFolder, info: RunInfo) -> list[str]:
     broken = [int(x) for name in ("loss", "grad_norm") for x, y in run.curve("step", name) if y is None]
     found = [f"Damaged: {problem}." for problem in run.problems]
     if broken:
-        found.append(
-            f"Not finite: loss or gradient norm of {len(set(broken)):,} logged steps, first {min(broken):,}."
-        )
+        found.append(f"Not finite: loss or gradient norm of {len(set(broken)):,} logged steps, first {min(broken):,}.")
     if "bits_per_byte" in run.results and number(run.results["bits_per_byte"]) is None:
         found.append(f"The evaluation gave no finite figure: {run.results['bits_per_byte']} bits per byte.")
     if run.ended is not None and run.ended.get("reason") != "finished":
@@ -199,11 +195,7 @@ def _charts(run: RunFolder) -> list[str]:
     rate = Series("rate", run.curve("step", "lr"), "line", 2)
     return [
         chart.lines("Loss", curves, "step", "nats a token", late=True, marks=marks, wide=True),
-        *(
-            [chart.lines("Bits per byte", [bits], "step", "bits per byte", marks=marks)]
-            if bits.points
-            else []
-        ),
+        *([chart.lines("Bits per byte", [bits], "step", "bits per byte", marks=marks)] if bits.points else []),
         chart.lines("Learning rate", [rate], "step", "rate", zero=True),
         _measured(run, "Gradient norm", "grad_norm", "L2, before clipping", 3),
         _measured(run, "Speed", "tokens_per_second", "tokens a second", 4),

@@ -91,9 +91,7 @@ def _next(run: RunFolder, state: State) -> str:
             rate = number(run.setting("optim", "lr"))
             if rate is None:
                 return command("report", run.path)
-            return command(
-                "train", run.path / "config.toml", f"name={run.name}-gentler", f"optim.lr={rate / 2:g}"
-            )
+            return command("train", run.path / "config.toml", f"name={run.name}-gentler", f"optim.lr={rate / 2:g}")
         case "running" | "damaged":
             return command("report", run.path)
 

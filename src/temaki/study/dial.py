@@ -92,6 +92,7 @@ def _line(recipe: dict[str, Any], vocabulary: int, tokens: int, minutes: float, 
     heads = recipe["model"]["pattern"][0]["mixer"]["heads"]
     return (
         f"{dial} fixes: depth {model.depth}, width {model.width}, {heads} heads, "
-        f"{count(model).total / 1e6:.2f}M parameters, {recipe['batch']['tokens']} ids a step, lr {recipe['optim']['lr']:g}, "
+        f"{count(model).total / 1e6:.2f}M parameters, {recipe['batch']['tokens']} ids a step, "
+        f"lr {recipe['optim']['lr']:g}, "
         f"about {recipe['stop']['steps']} steps, {tokens / 1e6:.2f}M ids, {minutes:.1f} minutes"
     )

@@ -14,7 +14,7 @@ from temaki.train.loop import Run
 
 
 class Validate(Every):
-    """Bits per byte on the first documents of the held-out text; its number is what the best checkpoint is judged by."""
+    """Bits per byte on the first documents of the held-out text; by it the best checkpoint is judged."""
 
     name = "validate"
 
@@ -36,9 +36,7 @@ class Validate(Every):
         found = loss.score(run.model, documents, self.bytes, context, context)
         self.judged = run.step
         self.numbers["bits_per_byte"] = found.bits_per_byte
-        run.log.write(
-            {"kind": "validate", "step": run.step, "loss": found.loss, "bits_per_byte": found.bits_per_byte}
-        )
+        run.log.write({"kind": "validate", "step": run.step, "loss": found.loss, "bits_per_byte": found.bits_per_byte})
 
     def score(self, run: Run) -> float | None:
         return self.numbers["bits_per_byte"] if self.judged == run.step else None

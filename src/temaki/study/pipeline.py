@@ -178,7 +178,9 @@ def generate(
     beginnings = [prompt] if isinstance(prompt, str) else list(prompt)
     tokenizer = opened.tokenizer
     if tokenizer is None:
-        raise CheckpointError(f"{opened.folder} has no tokenizer, so it can read no text", do="give a run or a checkpoint")
+        raise CheckpointError(
+            f"{opened.folder} has no tokenizer, so it can read no text", do="give a run or a checkpoint"
+        )
     executor = TorchExecutor(opened.model(), max(1, len(beginnings)), text.room(tokenizer, beginnings, settings))
     found = [each.text for each in text.complete(executor, tokenizer, beginnings, settings, seed=seed)]
     return found[0] if isinstance(prompt, str) else found

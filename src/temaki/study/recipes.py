@@ -36,9 +36,7 @@ def resolve(
     found, line = dict(recipe), None
     if minutes is not None or depth is not None:
         size = data(config_door.override(recipe, changes)).vocabulary
-        turned = (
-            dial.by_minutes(minutes, peak, size) if minutes is not None else dial.by_depth(depth or 1, peak, size)
-        )
+        turned = dial.by_minutes(minutes, peak, size) if minutes is not None else dial.by_depth(depth or 1, peak, size)
         found, line = config_door.merge(found, turned.recipe), turned.line
     return config_door.override(found, changes), line
 

@@ -151,9 +151,7 @@ class Bpe:
             offsets.append(len(packed) // 4)
         return Ragged(np.frombuffer(packed, np.uint32), np.array(offsets, np.int64))
 
-    def encode_iterable(
-        self, chunks: Iterable[str | bytes], special: Collection[str] = ()
-    ) -> Iterator[ndarray]:
+    def encode_iterable(self, chunks: Iterable[str | bytes], special: Collection[str] = ()) -> Iterator[ndarray]:
         """The ids of one text that comes in chunks; joined, they are those of the whole text.
 
         Memory is bounded as `split.Splitter.blocks` says. Bytes are read as UTF-8 and may be cut anywhere.
@@ -221,9 +219,7 @@ class Bpe:
     def _checked_ids(self, ids: Sequence[int] | ndarray) -> list[int]:
         found = np.asarray(ids)
         if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-            raise TokenizerError(
-                "ids are a flat list of integers", found=f"shape {found.shape}, {found.dtype}"
-            )
+            raise TokenizerError("ids are a flat list of integers", found=f"shape {found.shape}, {found.dtype}")
         wrong = np.flatnonzero((found < 0) | (found >= self.size))
         if wrong.size:
             raise self._unknown(int(found[wrong[0]]), f" at place {wrong[0]}")

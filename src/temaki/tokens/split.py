@@ -51,9 +51,7 @@ def named(pattern: str) -> Pattern:
     if regex.fullmatch(r"[A-Za-z0-9_-]*", pattern):
         near = difflib.get_close_matches(pattern, PATTERNS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else "name one, or write a regular expression"
-        raise TokenizerError(
-            "unknown split pattern", found=repr(pattern), allowed=", ".join(PATTERNS), do=hint
-        )
+        raise TokenizerError("unknown split pattern", found=repr(pattern), allowed=", ".join(PATTERNS), do=hint)
     try:
         reverse = regex.compile(pattern).flags & regex.REVERSE
     except regex.error as error:
@@ -141,9 +139,7 @@ def finder(special: Collection[str]) -> regex.Pattern[str]:
 def check_special(special: Sequence[str]) -> None:
     """Refuse special tokens that no text could name. Raises TokenizerError."""
     if isinstance(special, str):
-        raise TokenizerError(
-            "special tokens are a list", found=f"the text {special!r}", do=f"write [{special!r}]"
-        )
+        raise TokenizerError("special tokens are a list", found=f"the text {special!r}", do=f"write [{special!r}]")
     for text in special:
         if not isinstance(text, str) or not text:
             raise TokenizerError("a special token is text, and not empty", found=repr(text))

@@ -73,9 +73,7 @@ class Tokenizer(Protocol):
         """The ids of several texts; bytes are read as UTF-8."""
         ...
 
-    def encode_iterable(
-        self, chunks: Iterable[str | bytes], special: Collection[str] = ()
-    ) -> Iterator[ndarray]:
+    def encode_iterable(self, chunks: Iterable[str | bytes], special: Collection[str] = ()) -> Iterator[ndarray]:
         """The ids of one text that comes in chunks, in constant memory: joined, those of the whole text."""
         ...
 

@@ -32,7 +32,7 @@ class StopConfig:
 
     steps: Positive
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """Once the rate is about to fall, `steps` is decided anew from the speed measured, so that the run takes this long."""
+    """Once the rate is about to fall, `steps` is decided anew from the measured speed, so that it takes so long."""
 
 
 @settings

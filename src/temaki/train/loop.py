@@ -127,7 +127,8 @@ def _micro_batches(run: Run) -> list[TokenBatch]:
     batch = run.config.batch
     first = run.position
     return [
-        base_rows.to(run.loader.take(first + i, batch.micro_rows), run.device) for i in range(0, batch.rows, batch.micro_rows)
+        base_rows.to(run.loader.take(first + i, batch.micro_rows), run.device)
+        for i in range(0, batch.rows, batch.micro_rows)
     ]
 
 

@@ -25,7 +25,7 @@ def first(stop: StopConfig, schedule: ScheduleConfig) -> Plan:
 
 
 def settle(plan: Plan, stop: StopConfig, schedule: ScheduleConfig, step: int, seconds: float) -> Plan:
-    """The plan after `step` steps that took `seconds`: once the rate is about to fall, the length that fills the minutes.
+    """The plan after `step` steps that took `seconds`: once the rate is about to fall, the length to fill the minutes.
 
     The moment has come when the steps done so far are the stable share of the steps that the whole time allows.
     """

@@ -1,5 +1,6 @@
 """A run, set up: recipe and data -> model, optimizer, loader, checkpoints -> the loop."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,11 +76,15 @@ def start(
     model.checkpointing = config.parallel.checkpoint_activations
     roles = model.roles()
     optimizer = Optimizer(dict(model.named_parameters()), roles, groups(config.optim, roles), config.optim.lr)
-    machine = {key: value for key, value in asdict(devices.machine(device, compiled=config.parallel.compile)).items()}
+    machine = dict(asdict(devices.machine(device, compiled=config.parallel.compile)).items())
     found = None
     if resuming == "auto":
         found = resume.auto(
-            folder, config_door.mapping(config), machine, data.tokenizer.fingerprint, data.train.manifest.fingerprint
+            folder,
+            config_door.mapping(config),
+            machine,
+            data.tokenizer.fingerprint,
+            data.train.manifest.fingerprint,
         )
     folder.mkdir(parents=True, exist_ok=True)
     metrics = folder / "metrics.jsonl"
@@ -120,26 +125,10 @@ def claim(folder: Path, resuming: Literal["never", "auto"]) -> None:
 
 
 def _compiled(model: Model) -> Model:
-    """The model with its forward compiled; parameters and head are the same objects."""
-    compiled = torch.compile(model.forward, dynamic=False)
-    twin = _Compiled(model, compiled)
-    return twin  # type: ignore[return-value]
-
-
-class _Compiled:
-    """Stands for a model in a step: calls go to the compiled forward, all else to the model."""
-
-    def __init__(self, model: Model, forward: Callable[..., torch.Tensor]):
-        self._forward = forward
-        self.model = model
-        self.head = model.head
-        self.parameters, self.named_parameters, self.named_modules = (
-            model.parameters, model.named_parameters, model.named_modules
-        )  # fmt: skip
-        self.zero_grad = model.zero_grad
-
-    def __call__(self, rows: object, state: object = None, memory: object = None) -> torch.Tensor:
-        return self._forward(rows, state, memory)
+    """A model that shares all its parts with this one and runs compiled; shapes other than a step's stay with this."""
+    twin = copy.copy(model)
+    twin.compile(dynamic=False)
+    return twin
 
 
 def _save(run: Run, store: Store, data: Prepared, machine: dict[str, str | int | bool]) -> Path:

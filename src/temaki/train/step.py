@@ -42,9 +42,14 @@ def gradients(model: Model, objective: Objective, batches: Sequence[TokenBatch])
 
 
 def update(
-    model: Model, objective: Objective, optimizer: Optimizer, batches: Sequence[TokenBatch], factor: float, clip: float | None
+    model: Model,
+    objective: Objective,
+    optimizer: Optimizer,
+    batches: Sequence[TokenBatch],
+    factor: float,
+    clip: float | None,
 ) -> Told:
-    """One whole step. Raises NonFiniteError, weights and moments untouched, if the loss or the gradient is not finite."""
+    """One whole step. Raises NonFiniteError, weights and moments untouched, if loss or gradient is not finite."""
     model.zero_grad(set_to_none=True)
     loss = gradients(model, objective, batches)
     grads = [p.grad for p in model.parameters() if p.grad is not None]
@@ -55,7 +60,7 @@ def update(
         raise NonFiniteError(
             f"{'the loss' if not math.isfinite(loss) else 'the gradient'} is not finite",
             found=f"loss {loss}, gradient norm {norm}; first in {where}",
-            do="lower optim.lr, lengthen the warmup or look at the data; weights and checkpoints are as before the step",
+            do="lower optim.lr, lengthen the warmup or look at the data; nothing was changed by this step",
         )
     optimizer.step(factor)
     return Told(loss, norm)
