@@ -20,7 +20,7 @@ def test_any_minutes_on_any_machine_give_a_recipe_that_fits(minutes: float, peak
     turned = dial.by_minutes(minutes, peak, vocabulary)
     config = recipes.complete({"name": "x", **turned.recipe}, vocabulary)
     cost = config.stop.steps * config.batch.tokens * flops_per_token(config.model, config.batch.context)
-    assert cost <= minutes * 60 * peak or config.stop.steps == 40
+    assert cost <= minutes * 60 * peak or config.stop.steps == dial.SHORTEST
     assert config.stop.minutes == minutes
 
 

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,12 @@ import torch
 import variants
 from temaki.base import log
 from temaki.base.config import read
-from temaki.base.errors import DataError, NonFiniteError, RunError
+from temaki.base.errors import ConfigError, DataError, NonFiniteError, RunError
 from temaki.base.rows import TokenBatch
+from temaki.batches.bigrams import count as count_bigrams
 from temaki.batches.prepare import Prepared, open_prepared, prepare
 from temaki.checkpoint.store import Store
+from temaki.model import bigrams
 from temaki.train import run as runs
 from temaki.train.config import NextConfig, RunConfig
 from temaki.train.hooks import Hook
@@ -289,3 +293,41 @@ def test_compiled_training_is_the_same_run(prepared: Prepared, tmp_path: Path) -
     )
     a, b = (np.array([line["loss"] for line in lines(tmp_path / name)]) for name in ("plain", "compiled"))
     assert np.abs(a - b).max() < 1e-4
+
+
+def test_a_run_that_begins_as_bigrams_is_the_counts_of_its_text(prepared: Prepared, tmp_path: Path) -> None:
+    """At full rank but two, the first loss is that of the smoothed bigram model, counted with a dictionary."""
+    counts = count_bigrams(prepared.train)
+    stream = prepared.train.read(0, len(prepared.train)).tolist()
+    pairs = Counter(pairwise(stream))
+    assert {(x, y): int(counts[x, y]) for x, y in zip(*np.nonzero(counts), strict=True)} == pairs
+    v = prepared.tokenizer.size
+    embedding, head = bigrams.factors(torch.from_numpy(counts), v, 5.0, seed=1)
+    assert torch.allclose(embedding.square().sum(1), torch.tensor(float(v)), rtol=1e-4)
+    after = (counts.sum(0) + 1) / (counts.sum() + v)
+    wanted = np.log((counts + 5.0 * after) / (counts.sum(1, keepdims=True) + 5.0))
+    seen = counts.sum(1) > 20
+    gap = np.abs((embedding @ head.mT).numpy() - wanted)[seen]
+    assert np.average(gap, weights=counts[seen] + 1e-9) < 0.05
+    assert np.average(np.abs(np.log(after) - wanted[seen]), weights=counts[seen] + 1e-9) > 0.5
+
+
+def test_bigrams_lower_the_first_loss_and_resume_like_any_run(prepared: Prepared, tmp_path: Path) -> None:
+    model = {**_plain("grouped"), "tied": False, "init": "zero-out"}
+    changed = recipe("grouped", model=model)
+    first = []
+    for name, begin in (("random", {"kind": "random"}), ("bigrams", {"kind": "bigrams", "smooth": 5.0})):
+        config = read(RunConfig, {**changed, "begin": begin})
+        runs.start(config, tmp_path / name, prepared)
+        first.append(lines(tmp_path / name)[0]["loss"])
+    assert first[1] < first[0] - 1.0  # type: ignore[operator]
+    runs.start(config, tmp_path / "cut", prepared, [At(4, lambda _run: os.kill(os.getpid(), signal.SIGTERM))])
+    runs.start(config, tmp_path / "cut", prepared, resuming="auto")
+    assert lines(tmp_path / "cut") == lines(tmp_path / "bigrams")
+
+
+def test_bigrams_refuse_what_they_cannot_fill(prepared: Prepared, tmp_path: Path) -> None:
+    for change in ({"tied": True, "init": "zero-out"}, {"tied": False, "init": "cs336"}):
+        config = read(RunConfig, recipe("grouped", model={**_plain("grouped"), **change}, begin={"kind": "bigrams"}))
+        with pytest.raises(ConfigError, match="bigrams"):
+            runs.start(config, tmp_path / "run", prepared)

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from temaki.base import config as config_door
-from temaki.base import device as devices
-from temaki.study import recipes
+from temaki.study import dial, recipes
 
 
 def resolve(
@@ -16,11 +15,11 @@ def resolve(
     found = recipes.load(recipe) if recipe is not None else {}
     if text is not None:
         changes = [f"data.text={_toml(text)}", *changes]
-    peak = 0.0
+    speed = 0.0
     if minutes is not None or depth is not None:
-        peak = devices.matmul_peak(devices.choose())
-        print(f"this machine: {peak / 1e9:.0f} GFLOP/s in float32 matrix products", file=sys.stderr)
-    resolved, line = recipes.resolve(found, changes, minutes, depth, peak)
+        speed = dial.measure()
+        print(f"this machine trains at {speed / 1e9:.0f} GFLOP/s", file=sys.stderr)
+    resolved, line = recipes.resolve(found, changes, minutes, depth, speed)
     if line is not None:
         print(line, file=sys.stderr)
     return resolved

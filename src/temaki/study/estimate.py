@@ -30,7 +30,8 @@ class Estimate:
     machine_bytes: int
     """Of this machine; 0 where the system does not say."""
     seconds: float
-    peak_flops: float
+    speed: float
+    """FLOP/s that training reaches here."""
 
 
 def estimate(found: Mapping[str, Any]) -> Estimate:
@@ -45,7 +46,7 @@ def estimate(found: Mapping[str, Any]) -> Estimate:
     else:
         train, _, _ = prepare.read_documents(table)
         documents, size = len(train), sum(len(document.text.encode()) for document in train)
-    peak = devices.matmul_peak(devices.choose(config.parallel.device))
+    speed = dial.measure()
     tokens = config.stop.steps * config.batch.tokens
     needed = training_bytes(config.model, config.batch.micro or config.batch.tokens)
     memory = devices.memory()
@@ -55,13 +56,13 @@ def estimate(found: Mapping[str, Any]) -> Estimate:
             found=f"about {needed / 1e9:.1f} GB needed", allowed=f"{memory / 1e9:.1f} GB",
             do="lower model.width, model.depth or batch.micro, or set parallel.checkpoint_activations=true",
         )  # fmt: skip
-    seconds = tokens * flops_per_token(config.model, config.batch.context) / (peak * dial.SHARE)
+    seconds = tokens * flops_per_token(config.model, config.batch.context) / speed
     if config.stop.minutes is not None:
         seconds = config.stop.minutes * 60
     return Estimate(
         recipe=config_door.mapping(config), documents=documents, text_bytes=size,
         parameters=count(config.model).total, steps=config.stop.steps, tokens=tokens, memory_bytes=needed,
-        machine_bytes=memory, seconds=seconds, peak_flops=peak,
+        machine_bytes=memory, seconds=seconds, speed=speed,
     )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def table(found: Estimate) -> str:
             f"model     {found.parameters:,} parameters",
             f"memory    about {found.memory_bytes / 1e9:.2f} GB{memory}",
             f"steps     {found.steps:,} ({found.tokens:,} ids)",
-            f"time      about {found.seconds / 60:.1f} minutes at {found.peak_flops / 1e9:.0f} GFLOP/s",
+            f"time      about {found.seconds / 60:.1f} minutes at {found.speed / 1e9:.0f} GFLOP/s",
             "valid; nothing was trained",
         ]
     )

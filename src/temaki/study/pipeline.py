@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from temaki.base import config as config_door
-from temaki.base import device as devices
 from temaki.base import files
 from temaki.base.errors import CheckpointError
 from temaki.batches import prepare
@@ -19,14 +18,14 @@ from temaki.generate import text
 from temaki.generate.config import SamplingConfig
 from temaki.generate.torch_executor import TorchExecutor
 from temaki.model.build import Model
+from temaki.study import dial, recipes
 from temaki.study import hooks as study_hooks
-from temaki.study import recipes
 from temaki.train import run as runs
 from temaki.train.config import RunConfig
 from temaki.train.hooks import Hook
 from temaki.train.run import Outcome
 
-SAMPLING = SamplingConfig(temperature=0.8, top_p=0.95, max_tokens=120)
+SAMPLING = SamplingConfig(temperature=0.6, top_p=0.95, max_tokens=120)
 """How a run shows what it has learned."""
 
 
@@ -151,8 +150,8 @@ def run_recipe(
 
     >>> run_recipe("recipes/demo.toml", "data.text=notes.txt", minutes=2)  # doctest: +SKIP
     """
-    peak = devices.matmul_peak(devices.choose()) if minutes is not None or depth is not None else 0.0
-    found, _ = recipes.resolve(recipes.load(recipe), changes, minutes, depth, peak)
+    speed = dial.measure() if minutes is not None or depth is not None else 0.0
+    found, _ = recipes.resolve(recipes.load(recipe), changes, minutes, depth, speed)
     folder = Path(out) if out is not None else Path("runs") / str(found.get("name", "run"))
     resuming: Literal["never", "auto"] = "auto" if resume else "never"
     runs.claim(folder, resuming)

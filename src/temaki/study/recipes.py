@@ -21,11 +21,12 @@ def resolve(
     changes: Sequence[str] = (),
     minutes: float | None = None,
     depth: int | None = None,
-    peak: float = 0.0,
+    speed: float = 0.0,
 ) -> tuple[dict[str, Any], str | None]:
     """The recipe with the dial laid over it and the changes over both, and the dial's line.
 
-    `peak` is the machine's matrix-product speed in FLOP/s, needed for a dial. Raises ConfigError for two dials at once.
+    `speed` is what training reaches on this machine in FLOP/s (`dial.measure`), needed for a dial.
+    Raises ConfigError for two dials at once.
     """
     if minutes is not None and depth is not None:
         raise ConfigError("--minutes and --depth are two dials", do="turn one of them; the other follows")
@@ -36,7 +37,9 @@ def resolve(
     found, line = dict(recipe), None
     if minutes is not None or depth is not None:
         size = data(config_door.override(recipe, changes)).vocabulary
-        turned = dial.by_minutes(minutes, peak, size) if minutes is not None else dial.by_depth(depth or 1, peak, size)
+        turned = (
+            dial.by_minutes(minutes, speed, size) if minutes is not None else dial.by_depth(depth or 1, speed, size)
+        )
         found, line = config_door.merge(found, turned.recipe), turned.line
     return config_door.override(found, changes), line
 

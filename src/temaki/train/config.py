@@ -27,6 +27,25 @@ ObjectiveConfig = NextConfig
 
 
 @settings
+class RandomConfig:
+    """Begin with the random initial values of `model.init`."""
+
+    kind: Literal["random"] = "random"
+
+
+@settings
+class BigramsConfig:
+    """Begin as a bigram model of the training text, see `model/bigrams.py`; for untied decoders."""
+
+    kind: Literal["bigrams"] = "bigrams"
+    smooth: Annotated[float, Field(gt=0)] = 100.0
+    """How many draws from the unigram distribution are added to each id's counts."""
+
+
+BeginConfig = Annotated[RandomConfig | BigramsConfig, Field(discriminator="kind")]
+
+
+@settings
 class StopConfig:
     """When a run ends: after so many steps, or after about so many minutes."""
 
@@ -78,6 +97,7 @@ class RunConfig:
     seed: Annotated[int, Field(ge=0)] = 1
     data: DataConfig = DataConfig()
     model: ModelConfig
+    begin: BeginConfig = RandomConfig()
     objective: ObjectiveConfig = NextConfig()
     optim: OptimConfig = OptimConfig()
     batch: BatchConfig = BatchConfig()

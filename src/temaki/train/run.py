@@ -1,6 +1,7 @@
 """A run, set up: recipe and data -> model, optimizer, loader, checkpoints -> the loop."""
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,22 +12,23 @@ import torch
 
 from temaki.base import config as config_door
 from temaki.base import device as devices
-from temaki.base import files, log
+from temaki.base import files, keys, log
 from temaki.base.errors import ConfigError, RunError
 from temaki.base.log import MetricLog
+from temaki.batches.bigrams import count as count_bigrams
 from temaki.batches.loader import Loader
 from temaki.batches.prepare import Prepared
 from temaki.checkpoint import resume
 from temaki.checkpoint.resume import Resume
 from temaki.checkpoint.store import Facts, Store
-from temaki.model import build
+from temaki.model import bigrams, build
 from temaki.model.build import Model
 from temaki.model.count import count, flops_per_token
 from temaki.optim import schedule
 from temaki.optim.groups import groups
 from temaki.optim.optimizer import Optimizer
 from temaki.train import loop, plan
-from temaki.train.config import RunConfig
+from temaki.train.config import BigramsConfig, RunConfig
 from temaki.train.hooks import Hook
 from temaki.train.loop import Run
 from temaki.train.objectives import objective
@@ -52,6 +54,9 @@ def check(config: RunConfig, data: Prepared) -> None:
             allowed=str(data.tokenizer.size), do="leave model.vocabulary out: it is taken from the tokenizer",
         )  # fmt: skip
     schedule.check(config.optim.schedule, config.stop.steps)
+    model = config.model
+    if isinstance(config.begin, BigramsConfig):
+        bigrams.check(model.vocabulary, model.width, model.tied, model.init)
 
 
 def start(
@@ -109,10 +114,20 @@ def start(
     try:
         if found:
             _restore(run, found, warn)
+        elif isinstance(config.begin, BigramsConfig):
+            _begin(run, config.begin, data)
         _log_start(run, machine, resumed=found is not None)
         return Outcome(run, loop.loop(run))
     finally:
         run.log.close()
+
+
+def _begin(run: Run, begin: BigramsConfig, data: Prepared) -> None:
+    """Begin as a bigram model; what it takes counts as training."""
+    clock = time.perf_counter()
+    counts = torch.from_numpy(count_bigrams(data.train))
+    bigrams.fill(run.model, counts, begin.smooth, keys.torch_seed(run.config.seed, "begin"))
+    run.seconds += time.perf_counter() - clock
 
 
 def claim(folder: Path, resuming: Literal["never", "auto"]) -> None:
