@@ -160,8 +160,8 @@ def test_several_mistakes_are_told_at_once_each_once():
 
 
 def test_unions_need_a_known_kind():
-    message = refused(Nested, {"name": "n", "shape": {"radius": 2.0}})
-    assert "shape.kind: missing" in message
+    message = refused(Nested, {"name": "n", "many": [{"radius": 2.0}]})
+    assert "many.0.kind: missing" in message
     assert "round" in message
     assert "square" in message
     message = refused(Nested, {"name": "n", "many": [{"kind": "round"}, {"kind": "oval"}]})
@@ -169,6 +169,12 @@ def test_unions_need_a_known_kind():
     assert "shape" in refused(Nested, {"name": "n", "shape": 3})
     assert refused(Shape, {}).startswith("kind: missing")
     assert refused(Shape, {"kind": 3})
+
+
+def test_a_table_without_kind_is_of_its_fields_default():
+    found = config.read(Nested, {"name": "n", "shape": {"radius": 2.0}})
+    assert found.shape == Round(radius=2.0)
+    assert "shape.side: unknown key" in refused(Nested, {"name": "n", "shape": {"side": 2}})
 
 
 def test_a_missing_key_and_a_rule_across_fields():

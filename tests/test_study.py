@@ -42,7 +42,7 @@ def test_more_minutes_never_give_a_smaller_model() -> None:
 
 def test_changes_lie_over_the_dial_and_the_dial_over_the_recipe() -> None:
     base = {"name": "x", "data": {"vocabulary": 500}, "model": {"width": 17, "tied": True}}
-    found, line = recipes.resolve(base, ["optim.lr=0.5", "model.depth=2"], minutes=3, peak=1e11)
+    found, line = recipes.resolve(base, ["optim.lr=0.5", "model.depth=2"], minutes=3, speed=1e11)
     assert found["optim"]["lr"] == 0.5
     assert found["model"]["depth"] == 2
     assert found["model"]["width"] != 17

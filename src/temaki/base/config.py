@@ -33,6 +33,9 @@ from temaki.base.errors import ConfigError
 
 T = TypeVar("T")
 
+DEEPEST = 64
+"""Tables in tables that are looked into; deeper ones are refused when they are read."""
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
@@ -50,11 +53,13 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def read(kind: type[T], found: Mapping[str, Any], *, where: str = "") -> T:
     """Build a settings class (or a union of them) from a plain mapping.
 
-    `where` names the source in messages (a file). Raises ConfigError naming the key's full path, what was
-    found and what is allowed; an unknown key is answered with the nearest known one.
+    A table without `kind` is of the kind of its field's default, if there is one. `where` names the source in messages
+    (a file). Raises ConfigError naming the key's full path, what was found and what is allowed; an unknown key is
+    answered with the nearest known one.
     """
     try:
-        return cast(T, _adapter(kind).validate_json(_json(found, where), strict=True))
+        text = _json(_kinds_filled(kind, found), where)
+        return cast(T, _adapter(kind).validate_json(text, strict=True))
     except ValidationError as error:
         raise _explain(kind, error, where) from None
 
@@ -217,6 +222,36 @@ def _line(kind: Any, detail: Any) -> str:
         case _:
             _, here = _walk(kind, loc)
             return f"{'.'.join(here) or 'the whole table'}: {detail['msg']}; found: {_short(found)}"
+
+
+def _kinds_filled(kind: Any, found: Any, deep: int = 0) -> Any:
+    """The mapping with the `kind` of each table that leaves it out and whose field has a default."""
+    if not isinstance(found, Mapping) or deep > DEEPEST:
+        return found
+    owner = _variant(kind, found)
+    if owner is None:
+        return found
+    filled = dict(found)
+    for field in dataclasses.fields(owner):
+        value = found.get(field.name)
+        inner = _hints(owner)[field.name]
+        if isinstance(value, Mapping):
+            default = field.default
+            if "kind" not in value and dataclasses.is_dataclass(default) and "kind" in vars(default):
+                value = {"kind": vars(default)["kind"], **value}
+            filled[field.name] = _kinds_filled(inner, value, deep + 1)
+        elif isinstance(value, list | tuple):
+            items = [_kinds_filled(_inside(_choices(inner), i), item, deep + 1) for i, item in enumerate(value)]
+            filled[field.name] = items
+    return filled
+
+
+def _variant(kind: Any, found: Mapping[str, Any]) -> Any:
+    """The dataclass a table is read as, None where that is not clear."""
+    classes = [choice for choice in _choices(kind) if dataclasses.is_dataclass(choice)]
+    if len(classes) > 1:
+        classes = [choice for choice in classes if found.get("kind") in _tags(choice)]
+    return classes[0] if len(classes) == 1 else None
 
 
 def _short(value: Any) -> str:

@@ -39,6 +39,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs = "half") -> Tensor
     >>> rotate(torch.tensor([1.0, 2.0, 3.0, 4.0]), cos.float(), sin.float(), "half")
     tensor([-1.9841,  1.9599,  2.4624,  4.0198])
     """
+    if torch.compiler.is_compiling():  # the compiler fuses the formula by itself
+        a, b = _pairs(x, pairs)
+        turned = (a * cos - b * sin, b * cos + a * sin)
+        return torch.cat(turned, -1) if pairs == "half" else torch.stack(turned, -1).flatten(-2)
     return _Turn.apply(x, cos, sin, pairs)
 
 
@@ -58,10 +62,6 @@ class _Turn(torch.autograd.Function):
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
-    if torch.compiler.is_compiling():  # the compiler fuses the formula by itself
-        a, b = _pairs(x, pairs)
-        turned = (a * cos - b * sin, b * cos + a * sin)
-        return torch.cat(turned, -1) if pairs == "half" else torch.stack(turned, -1).flatten(-2)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     (a, b), (y, z) = (_pairs(each, pairs) for each in (x, out))
     torch.mul(a, cos, out=y).addcmul_(b, sin, value=-1)
