@@ -265,8 +265,15 @@ def test_prepared_data_are_whole_or_absent_and_never_of_other_settings(prepared:
     first = prepare(config, tmp_path / "data", lambda *_: None)
     again = prepare(config, tmp_path / "data", interrupt)
     assert first.train.manifest == again.train.manifest
+    other = read(DataConfig, {"text": str(text), "vocabulary": 290})
     with pytest.raises(DataError, match="other settings"):
-        prepare(read(DataConfig, {"text": str(text), "vocabulary": 290}), tmp_path / "data", lambda *_: None)
+        prepare(other, tmp_path / "data", lambda *_: None)
+    assert prepare(other, tmp_path / "data", lambda *_: None, anew=True).tokenizer.size == 290
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError):
+        prepare(other, tmp_path / "mine", lambda *_: None, anew=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
 def test_minutes_decide_the_length_once(prepared: Prepared, tmp_path: Path) -> None:

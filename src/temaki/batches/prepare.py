@@ -94,16 +94,16 @@ def write(
         shards.write(folder / name, encoded, tokenizer.size, boundary(tokenizer), tokenizer.fingerprint)
 
 
-def prepare(config: DataConfig, folder: Path, progress: Progress) -> Prepared:
+def prepare(config: DataConfig, folder: Path, progress: Progress, anew: bool = False) -> Prepared:
     """Everything a run needs to read, made in `folder` unless `config.shards` names a folder that has it already.
 
-    A folder that was made with the same settings is used as it is; made with others, it is an error. The folder is
-    whole or absent.
+    A folder that was made with the same settings is used as it is, or made `anew`; made with others, it is an error
+    unless it is made anew. A folder that holds anything else is never touched. The folder is whole or absent.
     """
     if config.shards is not None:
         return open_prepared(Path(config.shards))
     said = config_door.toml(config_door.mapping(config))
-    if folder.exists():
+    if folder.exists() and not (anew and (folder / SETTINGS).exists()):
         _same_settings(folder, said)
         return open_prepared(folder)
     train, held, line = read_documents(config)
@@ -118,6 +118,8 @@ def prepare(config: DataConfig, folder: Path, progress: Progress) -> Prepared:
     try:
         write(part, train, held, tokenizer, progress)
         base_files.write_text(part / SETTINGS, said)
+        if folder.exists():
+            shutil.rmtree(folder)
         part.replace(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

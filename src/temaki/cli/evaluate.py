@@ -15,6 +15,7 @@ def evaluate(
 
     Example: temaki evaluate runs/demo
     """
+    import sys
     import tempfile
 
     from temaki.base import device as devices
@@ -26,7 +27,7 @@ def evaluate(
 
     opened = opener.open(run)
     for warning in opened.warnings:
-        print(f"warning: {warning}")
+        print(f"warning: {warning}", file=sys.stderr)
     config = recipes.complete(opened.settings, opened.config.vocabulary)
     data = pipeline.data_of(config, run)
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +45,7 @@ def evaluate(
             result = pipeline.scored(found, opened.step, context or config.batch.context)
             if measuring is not None:
                 if not measuring.done():
-                    print("measuring the yardsticks (zstd, PPMd) ..")
+                    print("measuring the yardsticks (zstd, PPMd) ..", file=sys.stderr)
                 yards = measuring.result()
                 result |= {"zstd": yards.zstd, "ppmd": yards.ppmd}
         finally:

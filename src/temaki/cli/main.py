@@ -2,7 +2,6 @@
 
 import sys
 
-import click
 import typer
 
 from temaki.cli import data, demo, evaluate, generate, report, runs, tokenizer, train, validate
@@ -48,16 +47,15 @@ def main() -> None:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = app(arguments, standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(_say("interrupted", 130))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+        code = app(arguments or ["--help"], standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
         if debug:
             raise
         sys.exit(_say("interrupted", 130))
+    except typer.TyperException as error:
+        said = error.format_message()
+        help_asked = said.startswith("Usage:")
+        sys.exit(_say(said if help_asked else f"error: {said}\n  do: see temaki --help", error.exit_code))
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

@@ -21,6 +21,9 @@ def train(
 
     Example: temaki train recipes/demo.toml --text notes/ --minutes 10 --out runs/notes
     """
+    import sys
+
+    from temaki.base import config as config_door
     from temaki.base.errors import ConfigError
     from temaki.cli.progress import TrainingLine, Work
     from temaki.cli.resolved import resolve, show
@@ -36,10 +39,8 @@ def train(
     work = Work()
     made = pipeline.ready(found, folder, work)
     work.close()
-    from temaki.base import config as config_door
-
     show(config_door.mapping(made.config))
-    outcome = pipeline.train(made, resume, [TrainingLine()], lambda line: print(f"warning: {line}"))
+    outcome = pipeline.train(made, resume, [TrainingLine()], lambda line: print(f"warning: {line}", file=sys.stderr))
     run = outcome.run
     result = {
         "folder": str(folder),
@@ -53,6 +54,6 @@ def train(
         text += f"next: temaki evaluate {folder}\n      temaki generate {folder} --prompt 'your text'"
         say(result, json, text)
         return
-    say(result, json, f"{folder}: stopped by {outcome.reason} at step {run.step}; all is saved")
-    print(f"next: temaki train {folder} --resume auto")
+    stopped = f"{folder}: stopped by {outcome.reason} at step {run.step}; all is saved"
+    say(result, json, f"{stopped}\nnext: temaki train {folder} --resume auto")
     raise typer.Exit(130 if outcome.reason == "SIGINT" else 143)

@@ -45,11 +45,12 @@ def quiet(_what: str, _done: int, _of: int) -> None:
 def ready(found: Mapping[str, Any], folder: Path, progress: Progress = quiet) -> Ready:
     """Prepare the data in `folder`/data (or open what is there) and complete the configuration.
 
-    The recipe is checked before any work: raises ConfigError first.
+    The recipe is checked before any work: raises ConfigError first. Data of a run that has begun are used as they are;
+    what an attempt that never began left behind is made anew.
     """
     table = recipes.data(found)
-    recipes.complete(found, table.vocabulary)
-    data = prepare.prepare(table, folder / "data", progress)
+    runs.check_recipe(recipes.complete(found, table.vocabulary))
+    data = prepare.prepare(table, folder / "data", progress, anew=not (folder / "config.toml").exists())
     config = recipes.complete(found, data.tokenizer.size)
     runs.check(config, data)
     return Ready(config, folder, data)

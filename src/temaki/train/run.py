@@ -53,6 +53,11 @@ def check(config: RunConfig, data: Prepared) -> None:
             "model.vocabulary is not the tokenizer's size", found=str(config.model.vocabulary),
             allowed=str(data.tokenizer.size), do="leave model.vocabulary out: it is taken from the tokenizer",
         )  # fmt: skip
+    check_recipe(config)
+
+
+def check_recipe(config: RunConfig) -> None:
+    """Raise ConfigError for a recipe that cannot run on any data."""
     schedule.check(config.optim.schedule, config.stop.steps)
     model = config.model
     if isinstance(config.begin, BigramsConfig):
@@ -74,6 +79,7 @@ def start(
     """
     check(config, data)
     claim(folder, resuming)
+    loader = Loader(data.train, config.batch.context, config.seed)
     devices.prepare(config.parallel.threads, config.seed)
     device = devices.choose(config.parallel.device)
     model = build.build(config.model, config.seed).to(device)
@@ -103,7 +109,7 @@ def start(
         forward=_compiled(model) if config.parallel.compile else model,
         optimizer=optimizer,
         objective=objective(config.objective),
-        loader=Loader(data.train, config.batch.context, config.seed),
+        loader=loader,
         device=device,
         log=MetricLog(metrics),
         plan=plan.first(config.stop, config.optim.schedule),
