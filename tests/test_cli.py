@@ -169,7 +169,7 @@ def test_wrong_words_get_a_clear_error_and_a_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In this process, by the same `main` that the command calls; a few of such words go through real processes below."""
+    """In this process, by the `main` that the command calls; a few such words go through real processes below."""
     from temaki.cli.main import main
 
     (place / "empty.txt").write_text("")
