@@ -220,7 +220,7 @@ def test_a_loss_made_non_finite_stops_and_names_step_and_layer(prepared: Prepare
         last.append(run)
 
     last: list[Run] = []
-    with pytest.raises(NonFiniteError, match=r"step 7: .*not finite") as raised:
+    with pytest.raises(NonFiniteError, match=r"step 8: .*not finite") as raised:
         runs.start(config, tmp_path / "run", prepared, [At(7, poison)])
     assert "blocks.1.mixer" in str(raised.value)
     assert all(torch.equal(p, kept[name]) for name, p in last[0].model.named_parameters())

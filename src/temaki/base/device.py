@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import statistics
 import time
 from dataclasses import dataclass
@@ -73,6 +74,16 @@ def matmul_peak(device: torch.device, size: int = 1024, repeats: int = 7) -> flo
         synchronize(device)
         times.append(time.perf_counter() - start)
     return 2.0 * size**3 / statistics.median(times[2:])
+
+
+def on_host(x: torch.Tensor) -> bool:
+    """Whether a tensor lies in the processor's own memory."""
+    return x.device.type == "cpu"
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile can use here; None where there is none."""
+    return next((found for name in ("g++", "clang++", "c++", "cl") if (found := shutil.which(name))), None)
 
 
 def synchronize(device: torch.device) -> None:

@@ -12,8 +12,8 @@ CHUNK = 1 << 22
 def count(shards: Shards) -> NDArray[np.float32]:
     """float32 [V, V]: how often y follows x, the boundary included on both sides."""
     v = shards.manifest.vocabulary
-    found = np.zeros(v * v, np.float32)
+    found = np.zeros(v * v, np.int64)
     for start in range(0, len(shards) - 1, CHUNK):
         ids = shards.read(start, min(start + CHUNK + 1, len(shards)))
-        np.add.at(found, ids[:-1] * v + ids[1:], 1.0)
-    return found.reshape(v, v)
+        found += np.bincount(ids[:-1] * v + ids[1:], minlength=v * v)
+    return found.reshape(v, v).astype(np.float32)

@@ -20,7 +20,7 @@ from torch import Tensor
 from temaki.base.errors import ConfigError
 from temaki.model.decoder import Decoder
 
-LARGEST = 1 << 14
+LARGEST = 1 << 13
 """Largest vocabulary whose dense counts [V, V] are taken."""
 
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from temaki.base import device as devices
+
 _FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -89,7 +91,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, cuts: Tensor, causal: bool) -> t
     sums = torch.zeros(q.shape[:2], dtype=wide, device=q.device)
     for length, starts in _buckets(cuts):
         batch = (_take(q, length, starts), _take(k, length, starts, repeat), _take(v, length, starts, repeat))
-        if q.device.type == "cpu":
+        if devices.on_host(q):
             y, lse = _FUSED(*batch, 0.0, causal)
             _put(sums.unsqueeze(-1), lse.unsqueeze(-1), length, starts)
         else:
@@ -114,7 +116,7 @@ def _attention_backward(
     for length, starts in _buckets(cuts):
         batch = [_take(q, length, starts), _take(k, length, starts, repeat), _take(v, length, starts, repeat)]
         g = _take(grad, length, starts)
-        if q.device.type == "cpu":
+        if devices.on_host(q):
             lse = _take(sums.unsqueeze(-1), length, starts).squeeze(-1)
             parts = _FUSED_BACKWARD(g, *batch, _take(out, length, starts), lse, 0.0, causal)
         else:

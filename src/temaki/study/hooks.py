@@ -65,7 +65,10 @@ class Report(Every):
     name = "report"
 
     def act(self, run: Run) -> None:
-        report.write(run.folder)
+        try:
+            report.write(run.folder)
+        except OSError as error:  # a page that cannot be written is no reason to stop training
+            run.log.write({"kind": "warning", "step": run.step, "message": f"report.html: {error}"})
 
     def end(self, run: Run, reason: str) -> None:
-        report.write(run.folder)
+        self.act(run)

@@ -25,7 +25,7 @@ from temaki.train.config import RunConfig
 from temaki.train.hooks import Hook
 from temaki.train.run import Outcome
 
-SAMPLING = SamplingConfig(temperature=0.6, top_p=0.95, max_tokens=120)
+SAMPLING = SamplingConfig(temperature=0.7, top_p=0.9, repetition_penalty=1.1, max_tokens=120)
 """How a run shows what it has learned."""
 
 
@@ -77,8 +77,10 @@ def prompts(data: Prepared) -> list[str]:
     for each in prepare.texts(data.held, data.tokenizer):
         lines = each.decode("utf-8", "replace").split("\n")
         start = next((i for i, line in enumerate(lines) if line.strip()), None)
-        if start is not None and len(found) < 3:
+        if start is not None:
             found.append("\n".join(lines[start : start + 3])[:160])
+        if len(found) == 3:
+            break
     return found
 
 

@@ -29,7 +29,7 @@ class Hook:
         return None
 
     def end(self, run: "Run", reason: str) -> None:
-        """After the last step, before or without an error."""
+        """After the last step, or when an error (its name is the reason) ends the run."""
 
 
 class Every(Hook):

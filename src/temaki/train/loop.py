@@ -53,16 +53,12 @@ class Run:
     """Spent in the loop, hooks included, over all its resumptions."""
     told: dict[str, float] = field(default_factory=dict)
     """The last step's line."""
-
-    @property
-    def tokens(self) -> int:
-        """Ids read so far."""
-        return self.step * self.config.batch.tokens
-
-    @property
-    def position(self) -> int:
-        """Rows taken in the loader's order."""
-        return self.step * self.config.batch.rows
+    tokens: int = 0
+    """Ids read so far."""
+    position: int = 0
+    """Rows taken in the loader's order."""
+    saved: int = 0
+    """The step saved last."""
 
 
 def loop(run: Run) -> str:
@@ -72,29 +68,35 @@ def loop(run: Run) -> str:
     with weights and last checkpoint untouched.
     """
     with _signals() as asked:
-        for hook in run.hooks:
-            hook.begin(run)
-        reason = "finished"
-        saved = None
-        last = time.perf_counter()
-        while run.step < run.plan.steps and not asked:
-            line = _step(run)
-            saved = None
+        try:
             for hook in run.hooks:
-                hook.step(run, line)
-            now = time.perf_counter()
-            run.seconds, last = run.seconds + now - last, now
-            run.plan = _settle(run)
-            if run.step % run.config.save.every == 0:
-                saved = run.save(run)
-        if asked:
-            reason = signal.Signals(asked[0]).name
-        if saved is None and run.step:
+                hook.begin(run)
+            _steps(run, asked)
+        except BaseException as error:
+            for hook in run.hooks:
+                hook.end(run, type(error).__name__)
+            raise
+        reason = signal.Signals(asked[0]).name if asked and run.step < run.plan.steps else "finished"
+        if run.saved != run.step:
             run.save(run)
         run.log.write({"kind": "end", "step": run.step, "reason": reason, "seconds": run.seconds})
         for hook in run.hooks:
             hook.end(run, reason)
     return reason
+
+
+def _steps(run: Run, asked: Sequence[int]) -> None:
+    last = time.perf_counter()
+    while run.step < run.plan.steps and not asked:
+        line = _step(run)
+        for hook in run.hooks:
+            hook.step(run, line)
+        now = time.perf_counter()
+        run.seconds, last = run.seconds + now - last, now
+        run.plan = _settle(run)
+        if run.step % run.config.save.every == 0:
+            run.save(run)
+            run.saved = run.step
 
 
 def _step(run: Run) -> dict[str, float]:
@@ -104,9 +106,10 @@ def _step(run: Run) -> dict[str, float]:
         told = update(run.forward, run.objective, run.optimizer, _micro_batches(run), factor, run.config.optim.clip)
     except NonFiniteError as error:
         run.log.write({"kind": "end", "step": run.step, "reason": "not finite", "message": error.found})
-        raise NonFiniteError(f"step {run.step}: {error.what}", found=error.found, do=error.do) from None
-    run.step += 1
-    speed = run.config.batch.tokens / (time.perf_counter() - start)
+        raise NonFiniteError(f"step {run.step + 1}: {error.what}", found=error.found, do=error.do) from None
+    batch = run.config.batch
+    run.step, run.tokens, run.position = run.step + 1, run.tokens + batch.tokens, run.position + batch.rows
+    speed = batch.tokens / (time.perf_counter() - start)
     line = {
         "step": run.step,
         "loss": told.loss,
@@ -126,10 +129,14 @@ def _step(run: Run) -> dict[str, float]:
 def _micro_batches(run: Run) -> list[TokenBatch]:
     batch = run.config.batch
     first = run.position
-    return [
+    batches = [
         base_rows.to(run.loader.take(first + i, batch.micro_rows), run.device)
         for i in range(0, batch.rows, batch.micro_rows)
     ]
+    if run.config.parallel.compile:
+        for each in batches:
+            torch._dynamo.mark_dynamic(each.rows.cuts, 0)
+    return batches
 
 
 def _settle(run: Run) -> Plan:

@@ -37,7 +37,7 @@ class Next:
         self.config = config
 
     def counts(self, batch: TokenBatch) -> Mapping[str, float]:
-        return {"next": float(batch.weights.double().sum())}
+        return {"next": float(batch.weights.cpu().double().sum())}
 
     def totals(self, model: Model, batch: TokenBatch) -> Mapping[str, Tensor]:
         hidden = model(batch.rows)

@@ -13,7 +13,7 @@ import torch
 from temaki.base import config as config_door
 from temaki.base import device as devices
 from temaki.base import files, keys, log
-from temaki.base.errors import ConfigError, RunError
+from temaki.base.errors import ConfigError, NonFiniteError, RunError
 from temaki.base.log import MetricLog
 from temaki.batches.bigrams import count as count_bigrams
 from temaki.batches.loader import Loader
@@ -33,7 +33,7 @@ from temaki.train.hooks import Hook
 from temaki.train.loop import Run
 from temaki.train.objectives import objective
 
-OLD = ("name", "save", "watch", "parallel")
+FREE = ("name", "save", "watch", "parallel")
 """Tables that may change on resume without a word: they do not change what is learned."""
 
 
@@ -59,6 +59,8 @@ def check(config: RunConfig, data: Prepared) -> None:
 def check_recipe(config: RunConfig) -> None:
     """Raise ConfigError for a recipe that cannot run on any data."""
     schedule.check(config.optim.schedule, config.stop.steps)
+    if config.parallel.compile and devices.compiler() is None:
+        raise ConfigError("parallel.compile needs a C++ compiler", do="install g++ or clang++, or set it to false")
     model = config.model
     if isinstance(config.begin, BigramsConfig):
         bigrams.check(model.vocabulary, model.width, model.tied, model.init)
@@ -97,6 +99,8 @@ def start(
             data.tokenizer.fingerprint,
             data.train.manifest.fingerprint,
         )
+    if found:
+        _load(found, model, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = folder / "metrics.jsonl"
     log.cut(metrics, found.checkpoint.manifest.step if found else -1)
@@ -153,6 +157,11 @@ def _compiled(model: Model) -> Model:
 
 
 def _save(run: Run, store: Store, data: Prepared, machine: dict[str, str | int | bool]) -> Path:
+    odd = next((name for name, p in run.model.named_parameters() if not bool(p.isfinite().all())), None)
+    if odd is not None:
+        raise NonFiniteError(
+            f"step {run.step}: the update made {odd} not finite", do="lower optim.lr; the last checkpoint is untouched"
+        )
     facts = Facts(
         step=run.step,
         tokens=run.tokens,
@@ -177,25 +186,30 @@ def _save(run: Run, store: Store, data: Prepared, machine: dict[str, str | int |
 
 
 @torch.no_grad()
-def _restore(run: Run, found: Resume, warn: Callable[[str], None]) -> None:
-    for line in found.warnings:
-        warn(line)
-    changed = [str(change) for change in found.recipe if change.key.split(".")[0] not in OLD]
-    if changed:
-        warn("the recipe is not the one of the save: " + "; ".join(changed))
-    checkpoint = found.checkpoint
-    weights = checkpoint.weights()
-    for name, parameter in run.model.named_parameters():
+def _load(found: Resume, model: Model, optimizer: Optimizer) -> None:
+    """Weights and moments from a checkpoint. Raises RunError or CheckpointError if they are another recipe's."""
+    weights = found.checkpoint.weights()
+    for name, parameter in model.named_parameters():
         if name not in weights or weights[name].shape != tuple(parameter.shape):
             raise RunError(
-                f"{checkpoint.folder.path} holds another model: {name} is missing or of another shape",
+                f"{found.checkpoint.folder.path} holds another model: {name} is missing or of another shape",
                 do="resume with the recipe of the run (its config.toml)",
             )
         parameter.copy_(torch.from_numpy(np.array(weights[name])))
-    state = checkpoint.optimizer() or {}
-    run.optimizer.load({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
-    manifest = checkpoint.manifest
-    run.step = manifest.step
+    state = found.checkpoint.optimizer() or {}
+    optimizer.load({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
+
+
+def _restore(run: Run, found: Resume, warn: Callable[[str], None]) -> None:
+    """Where the run stood, and what its user should know."""
+    for line in found.warnings:
+        warn(line)
+    changed = [str(change) for change in found.recipe if change.key.split(".")[0] not in FREE]
+    if changed:
+        warn("the recipe is not the one of the save: " + "; ".join(changed))
+    manifest = found.checkpoint.manifest
+    run.step = run.saved = manifest.step
+    run.tokens, run.position = manifest.tokens, manifest.position
     hooks = dict(manifest.hooks)
     if "plan" in hooks and not any(change.key.startswith(("stop.", "optim.schedule")) for change in found.recipe):
         run.plan = plan.restore(hooks["plan"])
