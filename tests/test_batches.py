@@ -77,7 +77,8 @@ def mutants(folder: Path, count: int, seed: int) -> None:
     """Each damaged copy gives an error of ours that names a path, or exactly the ids that were written."""
     whole = folder / "whole"
     documents = corpus(3, 6)
-    wanted = made(whole, documents).read(0, sum(len(document) + 1 for document in documents)).tolist()
+    original = made(whole, documents)
+    wanted = original.read(0, len(original)).tolist()
     names = sorted(path.name for path in whole.iterdir())
     originals = {name: (whole / name).read_bytes() for name in names}
     draw = random.Random(seed)
@@ -86,7 +87,9 @@ def mutants(folder: Path, count: int, seed: int) -> None:
         name = draw.choice(names)
         (whole / name).write_bytes(damaged(originals[name], draw))
         try:
-            assert shards.open_shards(whole).read(0, len(wanted)).tolist() == wanted
+            found = shards.open_shards(whole)
+            assert found.manifest == original.manifest
+            assert found.read(0, len(wanted)).tolist() == wanted
         except DataError as error:
             refused += 1
             assert str(whole) in str(error)

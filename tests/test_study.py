@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 @given(minutes=st.floats(0.1, 3000), peak=st.floats(1e9, 1e14), vocabulary=st.sampled_from([300, 4096, 50_000]))
 def test_any_minutes_on_any_machine_give_a_recipe_that_fits(minutes: float, peak: float, vocabulary: int) -> None:
-    turned = dial.by_minutes(minutes, peak, vocabulary)
+    turned = dial.by_minutes(minutes, peak, vocabulary, {})
     config = recipes.complete({"name": "x", **turned.recipe}, vocabulary)
     cost = config.stop.steps * config.batch.tokens * flops_per_token(config.model, config.batch.context)
     assert cost <= minutes * 60 * peak or config.stop.steps == dial.SHORTEST
@@ -26,7 +26,7 @@ def test_any_minutes_on_any_machine_give_a_recipe_that_fits(minutes: float, peak
 
 @given(depth=st.integers(1, dial.DEEPEST))
 def test_any_depth_gives_a_recipe(depth: int) -> None:
-    turned = dial.by_depth(depth, 1e11, 4096)
+    turned = dial.by_depth(depth, 1e11, 4096, {})
     config = recipes.complete({"name": "x", **turned.recipe}, 4096)
     assert config.model.depth == depth
     assert config.stop.steps * config.batch.tokens >= dial.RATIO * count(config.model).matrix
@@ -35,7 +35,7 @@ def test_any_depth_gives_a_recipe(depth: int) -> None:
 def test_more_minutes_never_give_a_smaller_model() -> None:
     sizes = []
     for minutes in (0.5, 1, 2, 5, 10, 30, 60, 300):
-        turned = dial.by_minutes(minutes, 1.3e11, 4096)
+        turned = dial.by_minutes(minutes, 1.3e11, 4096, {})
         sizes.append(count(recipes.complete({"name": "x", **turned.recipe}, 4096).model).total)
     assert sizes == sorted(sizes)
 
@@ -62,3 +62,16 @@ def test_every_recipe_reads_and_resolves_to_itself(path: Path) -> None:
     config = recipes.complete(recipes.load(path), 4096)
     again = config_door.read(RunConfig, config_door.mapping(config))
     assert again == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("turned", [{"minutes": 1.0}, {"minutes": 60.0}, {"depth": 6}])
+def test_the_dial_keeps_the_mixers_and_the_context_of_the_recipe(path: Path, turned: dict[str, float]) -> None:
+    recipe = recipes.load(path)
+    found, line = recipes.resolve(recipe, speed=1e11, **turned)  # type: ignore[arg-type]
+    before, after = recipes.complete(recipe, 4096), recipes.complete(found, 4096)
+    kinds = [[block.mixer.kind for block in config.model.pattern] for config in (before, after)]
+    assert kinds[0] == kinds[1]
+    assert before.batch.context == after.batch.context
+    assert line is not None
+    assert "+".join(dict.fromkeys(kinds[0])) in line

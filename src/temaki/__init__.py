@@ -8,7 +8,8 @@
 
 Every layer, loss and schedule is a plain function of torch tensors (`temaki.model.attention.attention`,
 `temaki.model.ffn.swiglu`, `temaki.model.maps.cross_entropy`, `temaki.optim.schedule.cosine`, ..), every sampling filter
-one of NumPy arrays (`temaki.generate.sampling.top_p`): the very functions that the modules call.
+one of NumPy arrays (`temaki.generate.sampling.top_p`): the functions that the modules call, or, where a fused kernel
+stands in for one, the definition that the kernel is tested against.
 
 Each name below is loaded on first use, so that `import temaki` costs nothing.
 """
@@ -22,18 +23,20 @@ if TYPE_CHECKING:
     from temaki.study.pipeline import generate as generate
     from temaki.study.pipeline import run_recipe as train
     from temaki.tokens.bpe import train as train_tokenizer
+    from temaki.tokens.files import load as load_tokenizer
     from temaki.tokens.tokenizer import Tokenizer as Tokenizer
 
 _PLACES = {
     "TemakiError": ("temaki.base.errors", "TemakiError"),
     "Tokenizer": ("temaki.tokens.tokenizer", "Tokenizer"),
     "generate": ("temaki.study.pipeline", "generate"),
+    "load_tokenizer": ("temaki.tokens.files", "load"),
     "open": ("temaki.formats.open", "open"),
     "train": ("temaki.study.pipeline", "run_recipe"),
     "train_tokenizer": ("temaki.tokens.bpe", "train"),
 }
 
-__all__ = ["TemakiError", "Tokenizer", "generate", "open", "train", "train_tokenizer"]
+__all__ = ["TemakiError", "Tokenizer", "generate", "load_tokenizer", "open", "train", "train_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:

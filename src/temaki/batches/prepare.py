@@ -121,6 +121,7 @@ def prepare(config: DataConfig, folder: Path, progress: Progress, anew: bool = F
         if folder.exists():
             shutil.rmtree(folder)
         part.replace(folder)
+        base_files.sync_folder(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return open_prepared(folder)

@@ -7,11 +7,14 @@ stream of all documents is one array, cut into files only for the file system's 
 
 import contextlib
 import hashlib
+import json
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,17 +170,23 @@ class ShardWriter:
             whole = whole[taken:]
 
     def _next_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._close()
         self._file = (self._part / f"ids-{self._count:05d}.bin").open("wb")
         self._count += 1
         self._room = self.per_file
 
+    def _close(self) -> None:
+        """End the file at hand, on the disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._close()
         try:
             if kind is None:
                 self._finish()
@@ -188,14 +197,17 @@ class ShardWriter:
     def _finish(self) -> None:
         if len(self._offsets) == 1:
             raise DataError("no documents to write", do="give text that is not empty")
-        np.asarray(self._offsets, "<i8").tofile(self._part / "offsets.bin")
+        with files.creating(self._part / "offsets.bin") as file:
+            file.write(np.asarray(self._offsets, "<i8").tobytes())
         names = sorted(path.name for path in self._part.iterdir())
         manifest = ShardManifest(
             version=VERSION, ids=self._offsets[-1], documents=len(self._offsets) - 1, bytes=self._bytes,
             vocabulary=self.vocabulary, boundary=self.boundary, dtype=self.dtype.str, tokenizer=self.tokenizer,
             files={name: files.mark(self._part / name) for name in names},
         )  # fmt: skip
-        files.write_json(self._part / "manifest.json", asdict(manifest))
+        said = asdict(manifest)
+        files.write_json(self._part / "manifest.json", {**said, "seal": _seal(said)})
+        files.sync_folder(self._part)
         self._part.replace(self.folder)
         files.sync_folder(self.folder.parent)
 
@@ -217,10 +229,13 @@ def write(
 def _manifest(folder: Path) -> ShardManifest:
     path = folder / "manifest.json"
     found = files.read_json(path, DataError)
+    seal = found.pop("seal", None)
     try:
+        if seal != _seal(found):
+            raise ValueError("its seal does not fit what it says")
         marks = {str(name): FileMark(int(m["bytes"]), str(m["sha256"])) for name, m in found["files"].items()}
         fields = {name: kind(found[name]) for name, kind in _FIELDS.items()}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error!r}", do="prepare the data again") from None
     odd = [name for name in marks if "/" in name or "\\" in name or name.startswith(".")]
     if fields["version"] != VERSION or fields["dtype"] not in ("<u2", "<u4") or odd or "offsets.bin" not in marks:
@@ -229,6 +244,11 @@ def _manifest(folder: Path) -> ShardManifest:
             allowed=f"version {VERSION}, dtype <u2 or <u4", do="prepare the data again",
         )  # fmt: skip
     return ShardManifest(files=marks, **fields)
+
+
+def _seal(said: Mapping[str, Any]) -> str:
+    """sha256 of a manifest: no changed digit goes unseen."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 _FIELDS = {

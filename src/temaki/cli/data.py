@@ -14,27 +14,34 @@ def data() -> None:
 
 @app.command()
 def prepare(
+    recipe: Path | None = typer.Argument(None, help="A TOML recipe; its [data] table is used."),
+    changes: list[str] = typer.Argument(None, help="Dotted changes: data.vocabulary=8000", metavar="[KEY=VALUE]..."),
     out: Path = typer.Option(..., help="Folder to write to; must not exist."),
-    text: str = typer.Option("stdlib", help='A file or folder of text, or "stdlib".'),
+    text: str | None = typer.Option(None, help='A file or folder of text; "stdlib" by default.'),
     tokenizer: str | None = typer.Option(None, help="Folder of a tokenizer; without it one is trained."),
-    vocabulary: int = typer.Option(4096, help="Size of the tokenizer that is trained."),
-    held_out: float = typer.Option(0.1, help="Share of documents kept from training."),
-    errors: str = typer.Option("strict", help='Bytes that are not UTF-8: "strict" stops, "replace" goes on.'),
+    vocabulary: int | None = typer.Option(None, help="Size of the tokenizer that is trained."),
+    held_out: float | None = typer.Option(None, help="Share of documents kept from training."),
+    errors: str | None = typer.Option(None, help='Bytes that are not UTF-8: "strict" stops, "replace" goes on.'),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Turn text into memory-mapped shards: a training and a held-out part, and the tokenizer.
 
     Example: temaki data prepare --text notes/ --out data/notes
     """
-    from temaki.base import config
     from temaki.batches import prepare
-    from temaki.batches.config import DataConfig
     from temaki.cli.progress import Work
+    from temaki.cli.resolved import data_table
     from temaki.cli.said import refuse, say
 
     refuse(out)
-    table = {"text": text, "vocabulary": vocabulary, "held_out": held_out, "errors": errors}
-    settings = config.read(DataConfig, table | ({"tokenizer": tokenizer} if tokenizer is not None else {}))
+    given = {
+        "text": text,
+        "tokenizer": tokenizer,
+        "vocabulary": vocabulary,
+        "held_out": held_out,
+        "errors": errors,
+    }
+    settings = data_table(recipe, changes or [], given)
     work = Work()
     made = prepare.prepare(settings, out, work)
     work.close()

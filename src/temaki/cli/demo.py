@@ -12,6 +12,7 @@ def demo(
     text: str | None = typer.Option(
         None, help="Your own text: a file or folder, any language. Default: Python's standard library."
     ),
+    errors: str | None = typer.Option(None, help='Bytes that are not UTF-8: "strict" stops, "replace" goes on.'),
     minutes: float = typer.Option(5.0, help="Minutes of training."),
     out: Path = typer.Option(Path("runs/demo"), help="Folder of the run; must not hold one."),
     resume: str = typer.Option("never", help='"auto" goes on with a demo that was stopped.'),
@@ -22,4 +23,4 @@ def demo(
     """
     from temaki.cli import steps
 
-    steps.demo(changes or [], text, minutes, out, resume)
+    steps.demo(changes or [], text, errors, minutes, out, resume)

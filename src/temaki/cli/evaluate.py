@@ -7,7 +7,8 @@ import typer
 
 def evaluate(
     run: Path = typer.Argument(..., help="A run folder."),
-    context: int | None = typer.Option(None, help="Ids a window; the training context by default."),
+    changes: list[str] = typer.Argument(None, help="Dotted changes: data.shards=FOLDER", metavar="[KEY=VALUE]..."),
+    context: int | None = typer.Option(None, min=1, help="Ids a window; the training context by default."),
     yardsticks: bool = typer.Option(True, help="Measure zstd and PPMd on the same text too."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
@@ -18,6 +19,7 @@ def evaluate(
     import sys
     import tempfile
 
+    from temaki.base import config as config_door
     from temaki.base import device as devices
     from temaki.cli.progress import Work
     from temaki.cli.said import say
@@ -28,8 +30,13 @@ def evaluate(
     opened = opener.open(run)
     for warning in opened.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    config = recipes.complete(opened.settings, opened.config.vocabulary)
+    config = recipes.complete(config_door.override(opened.settings, changes or []), opened.config.vocabulary)
     data = pipeline.data_of(config, run)
+    pipeline.same_data(opened, data)
+    window = context or config.batch.context
+    print(
+        f"step {opened.step}, {data.folder}, windows of {window} ids moving by {max(1, window // 2)}", file=sys.stderr
+    )
     with tempfile.TemporaryDirectory() as folder:
         measuring = pipeline.yards(data, Path(folder)) if yardsticks else None
         try:
@@ -38,11 +45,11 @@ def evaluate(
             found = pipeline.score(
                 model,
                 data,
-                context or config.batch.context,
+                window,
                 lambda done: work("evaluating: ids", done, total),
             )
             work.close()
-            result = pipeline.scored(found, opened.step, context or config.batch.context)
+            result = pipeline.scored(found, opened.step, window)
             if measuring is not None:
                 if not measuring.done():
                     print("measuring the yardsticks (zstd, PPMd) ..", file=sys.stderr)

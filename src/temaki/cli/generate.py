@@ -49,6 +49,8 @@ def generate(
         "repetition_penalty": repetition_penalty, "stop": list(stop or []),
     }  # fmt: skip
     sampling = config.read(SamplingConfig, given | ({"top_k": top_k} if top_k is not None else {}), where="generate")
+    said = ", ".join(f"{name} {value}" for name, value in config.mapping(sampling).items() if value != [])
+    print(f"{said}, seed {seed}", file=sys.stderr)
     opened = opener.open(model)
     tokenizer = opened.tokenizer
     if tokenizer is None:

@@ -1,5 +1,6 @@
 """`temaki`: one verb a file. A verb loads what it needs inside its function, so that help costs nothing."""
 
+import io
 import sys
 
 import typer
@@ -38,6 +39,9 @@ def options(
 
 def main() -> None:
     """Run the command line; every error ends in one message and a code that is not 0."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         from importlib.metadata import version
@@ -74,7 +78,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return _say(f"error: {error.strerror}{where}", 1)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
         return _say("error: not enough memory\n  do: lower model.width, batch.micro or batch.context", 1)
     return _say(f"error: {type(error).__name__}: {error}\n  this is a bug in temaki; --debug shows where", 70)
 

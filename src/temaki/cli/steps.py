@@ -8,9 +8,8 @@ from typing import Any
 import typer
 
 from temaki.base import config as config_door
-from temaki.base.errors import ConfigError
 from temaki.cli.progress import TrainingLine, Work, clock
-from temaki.cli.resolved import resolve, show
+from temaki.cli.resolved import begun, resolve, resuming, show
 from temaki.report import run as report
 from temaki.study import pipeline
 from temaki.train import run as runs
@@ -21,16 +20,14 @@ TRAINING = 0.94
 """Share of the minutes that the loop may fill; the rest is a margin for a machine that slows down."""
 
 
-def demo(changes: list[str], text: str | None, minutes: float, out: Path, resume: str) -> None:
+def demo(changes: list[str], text: str | None, errors: str | None, minutes: float, out: Path, resume: str) -> None:
     """Tokenizer, shards, training, evaluation, continuations, report, and what to try next."""
-    if resume not in ("never", "auto"):
-        raise ConfigError("--resume is out of range", found=resume, allowed="never, auto")
-    runs.claim(out, resume)
-    if resume == "auto" and (out / "config.toml").exists():
-        found = config_door.read_toml(out / "config.toml")
+    how = resuming(resume)
+    runs.claim(out, how)
+    if how == "auto" and (out / "config.toml").exists():
+        found = begun(out, changes, {"--text": text, "--errors": errors})
     else:
-        found = resolve(None, [f"name={out.name}", *changes], text, minutes * TRAINING, None)
-        found = config_door.merge(RECIPE, found)
+        found = resolve({**RECIPE, "name": out.name}, changes, text, minutes * TRAINING, None, errors)
     heading("1. text, tokenizer, shards")
     work = Work()
     made = pipeline.ready(found, out, work)
@@ -39,7 +36,7 @@ def demo(changes: list[str], text: str | None, minutes: float, out: Path, resume
         print(f"{name}: {split.documents} documents, {split.bytes / 1e6:.2f} MB, {split.ids:,} ids")
     heading("2. training")
     show(config_door.mapping(made.config))
-    outcome = pipeline.train(made, resume, [TrainingLine()], lambda line: print(f"warning: {line}"))
+    outcome = pipeline.train(made, how, [TrainingLine()], lambda line: print(f"warning: {line}"))
     if outcome.reason != "finished":
         print(f"stopped by {outcome.reason} at step {outcome.run.step}; all is saved")
         print(f"next: temaki demo --out {out} --resume auto")
@@ -47,27 +44,27 @@ def demo(changes: list[str], text: str | None, minutes: float, out: Path, resume
     run = outcome.run
     print(f"{run.step} steps, {run.tokens:,} ids, {clock(run.seconds)} of training")
     heading("3. evaluation on the held-out text")
+    total, context = made.data.held.manifest.ids, made.config.batch.context
     with tempfile.TemporaryDirectory() as folder:
         measuring = pipeline.yards(made.data, Path(folder))
         try:
-            total = made.data.held.manifest.ids
-            context = made.config.batch.context
             score = pipeline.score(run.model, made.data, context, lambda done: work("evaluating: ids", done, total))
             work.close()
             if not measuring.done():
                 print("measuring the yardsticks (zstd, PPMd) ..")
             yards = measuring.result()
-        except BaseException:
-            measuring.cancel()
-            raise
+        finally:
+            if not measuring.done():
+                measuring.cancel()
     result = pipeline.scored(score, run.step, context)
     result |= {"zstd": yards.zstd, "ppmd": yards.ppmd, "train_seconds": run.seconds}
     print(pipeline.table(result))
     heading("4. three continuations")
+    pipeline.results(out, **result)
     samples = pipeline.continuations(run.model, made.data, made.config.seed)
+    pipeline.results(out, samples=samples)
     for each in samples:
         print(f"--- {each['prompt'] or '(from nothing)'!r}\n{each['prompt']}{each['text']}\n")
-    pipeline.results(out, **result, samples=samples)
     page = report.write(out)
     heading("5. next")
     print(

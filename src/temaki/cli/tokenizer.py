@@ -14,26 +14,30 @@ def tokenizer() -> None:
 
 @app.command()
 def train(
+    recipe: Path | None = typer.Argument(None, help="A TOML recipe; its [data] table is used."),
+    changes: list[str] = typer.Argument(None, help="Dotted changes: data.vocabulary=8000", metavar="[KEY=VALUE]..."),
     out: Path = typer.Option(..., help="Folder to write the tokenizer to; must not exist."),
-    text: str = typer.Option("stdlib", help='A file or folder of text, or "stdlib".'),
-    vocabulary: int = typer.Option(4096, help="Size, specials and bytes included."),
-    split: str = typer.Option("gpt2", help="How text is cut before merging: a pattern's name or a regular expression."),
-    errors: str = typer.Option("strict", help='Bytes that are not UTF-8: "strict" stops, "replace" goes on.'),
+    text: str | None = typer.Option(None, help='A file or folder of text; "stdlib" by default.'),
+    vocabulary: int | None = typer.Option(None, help="Size, specials and bytes included."),
+    split: str | None = typer.Option(
+        None, help="How text is cut before merging: a pattern's name or a regular expression."
+    ),
+    errors: str | None = typer.Option(None, help='Bytes that are not UTF-8: "strict" stops, "replace" goes on.'),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Train a byte-level BPE tokenizer on text.
 
     Example: temaki tokenizer train --text notes/ --vocabulary 8000 --out tokenizers/notes
     """
-    from temaki.base import config
     from temaki.batches import prepare
-    from temaki.batches.config import DataConfig
     from temaki.cli.progress import Work
+    from temaki.cli.resolved import data_table
     from temaki.cli.said import refuse, say
     from temaki.tokens import files
 
     refuse(out)
-    settings = config.read(DataConfig, {"text": text, "vocabulary": vocabulary, "split": split, "errors": errors})
+    given = {"text": text, "vocabulary": vocabulary, "split": split, "errors": errors}
+    settings = data_table(recipe, changes or [], given)
     work = Work()
     documents, line = prepare.read_whole(settings)
     work(line, 1, 1)
@@ -52,5 +56,5 @@ def train(
     say(
         found, json,
         f"{out}: {made.size} ids, {size / max(1, ids):.2f} bytes a token\n"
-        f"next: temaki data prepare --text {text} --tokenizer {out} --out data/{out.name}",
+        f"next: temaki data prepare --text {settings.text} --tokenizer {out} --out data/{out.name}",
     )  # fmt: skip

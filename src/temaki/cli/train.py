@@ -11,6 +11,7 @@ def train(
         None, help="Dotted changes: model.depth=8 optim.lr=3e-3", metavar="[KEY=VALUE]..."
     ),
     text: str | None = typer.Option(None, help='Text to learn: a file or folder; short for data.text="..".'),
+    errors: str | None = typer.Option(None, help='Bytes that are not UTF-8: "strict" stops, "replace" goes on.'),
     minutes: float | None = typer.Option(None, help="One dial: size and steps that fill so many minutes here."),
     depth: int | None = typer.Option(None, help="One dial: size and steps by the number of layers."),
     out: Path | None = typer.Option(None, help="Folder of the run; runs/NAME by default."),
@@ -24,23 +25,25 @@ def train(
     import sys
 
     from temaki.base import config as config_door
-    from temaki.base.errors import ConfigError
     from temaki.cli.progress import TrainingLine, Work
-    from temaki.cli.resolved import resolve, show
+    from temaki.cli.resolved import begun, resolve, resuming, show
     from temaki.cli.said import say
-    from temaki.study import pipeline
+    from temaki.study import pipeline, recipes
     from temaki.train import run as runs
 
-    if resume not in ("never", "auto"):
-        raise ConfigError("--resume is out of range", found=resume, allowed="never, auto")
-    found = resolve(recipe / "config.toml" if recipe.is_dir() else recipe, changes or [], text, minutes, depth)
-    folder = out or (recipe if recipe.is_dir() else Path("runs") / str(found.get("name", "run")))
-    runs.claim(folder, resume)
+    how, changes = resuming(resume), changes or []
+    named = config_door.override(recipes.load(recipe / "config.toml" if recipe.is_dir() else recipe), changes)
+    folder = out or (recipe if recipe.is_dir() else Path("runs") / str(named.get("name", "run")))
+    runs.claim(folder, how)
+    if how == "auto" and (folder / "config.toml").exists():
+        found = begun(folder, changes, {"--text": text, "--minutes": minutes, "--depth": depth, "--errors": errors})
+    else:
+        found = resolve(named, changes, text, minutes, depth, errors)
     work = Work()
     made = pipeline.ready(found, folder, work)
     work.close()
     show(config_door.mapping(made.config))
-    outcome = pipeline.train(made, resume, [TrainingLine()], lambda line: print(f"warning: {line}", file=sys.stderr))
+    outcome = pipeline.train(made, how, [TrainingLine()], lambda line: print(f"warning: {line}", file=sys.stderr))
     run = outcome.run
     result = {
         "folder": str(folder),
@@ -50,9 +53,9 @@ def train(
         **run.told,
     }
     if outcome.reason == "finished":
-        text = f"{folder}: finished, {run.step} steps in {run.seconds:.0f} s, loss {run.told.get('loss', 0):.3f}\n"
-        text += f"next: temaki evaluate {folder}\n      temaki generate {folder} --prompt 'your text'"
-        say(result, json, text)
+        done = f"{folder}: finished, {run.step} steps in {run.seconds:.0f} s, loss {run.told.get('loss', 0):.3f}\n"
+        done += f"next: temaki evaluate {folder}\n      temaki generate {folder} --prompt 'your text'"
+        say(result, json, done)
         return
     stopped = f"{folder}: stopped by {outcome.reason} at step {run.step}; all is saved"
     say(result, json, f"{stopped}\nnext: temaki train {folder} --resume auto")

@@ -7,6 +7,7 @@ scale: in minutes, on little text, a larger model reads fewer ids and still ends
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 
 from temaki.base import config as config_door
 from temaki.base import device as devices
+from temaki.base.errors import ConfigError
 from temaki.base.rows import TokenBatch, grid
 from temaki.model import build
+from temaki.model.bigrams import LARGEST
 from temaki.model.config import DecoderConfig
 from temaki.model.count import count, flops_per_token
 from temaki.optim.config import OptimConfig
@@ -44,7 +47,7 @@ class Dialed:
 
 def measure(repeats: int = 4) -> float:
     """The FLOP/s that training reaches here: whole steps of a small model, timed; takes about two seconds."""
-    recipe, tokens = _tables(4)
+    recipe, tokens = _tables(4, 4096, {})
     context = recipe["batch"]["context"]
     config, device = _model(recipe, 4096), devices.choose()
     model = build.build(config).to(device)
@@ -61,42 +64,61 @@ def measure(repeats: int = 4) -> float:
     return tokens * flops_per_token(config, context) / statistics.median(times[1:])
 
 
-def by_minutes(minutes: float, speed: float, vocabulary: int) -> Dialed:
-    """The deepest model for which `minutes` at `speed` FLOP/s hold RATIO ids a matrix parameter."""
+def by_minutes(minutes: float, speed: float, vocabulary: int, recipe: Mapping[str, Any]) -> Dialed:
+    """The deepest model for which `minutes` at `speed` FLOP/s hold RATIO ids a matrix parameter.
+
+    The kinds of `recipe`'s mixers and its context stay.
+    """
     budget = minutes * 60 * speed
-    depth = 2
-    while depth < DEEPEST and budget >= _cost(depth + 1, vocabulary):
-        depth += 1
-    recipe, tokens = _tables(depth)
-    model = _model(recipe, vocabulary)
-    steps = max(SHORTEST, int(budget / flops_per_token(model, recipe["batch"]["context"]) / tokens))
-    _lengthen(recipe, steps)
-    recipe["stop"]["minutes"] = minutes
-    return Dialed(recipe, _line(recipe, vocabulary, minutes, f"--minutes {minutes:g}"))
+    depths = [depth for depth in range(1, DEEPEST + 1) if depth % len(_pattern(recipe)) == 0]
+    fitting = [depth for depth in depths if depth >= 2 and _cost(depth, vocabulary, recipe) <= budget]
+    made, tokens = _tables(max(fitting, default=depths[0] if depths[0] > 1 else 2), vocabulary, recipe)
+    model = _model(made, vocabulary)
+    steps = max(SHORTEST, int(budget / flops_per_token(model, made["batch"]["context"]) / tokens))
+    _lengthen(made, steps)
+    made["stop"]["minutes"] = minutes
+    return Dialed(made, _line(made, vocabulary, minutes, f"--minutes {minutes:g}"))
 
 
-def by_depth(depth: int, speed: float, vocabulary: int) -> Dialed:
-    """The model of this depth, and the steps that give it RATIO ids a matrix parameter."""
-    recipe, tokens = _tables(depth)
-    model = _model(recipe, vocabulary)
+def by_depth(depth: int, speed: float, vocabulary: int, recipe: Mapping[str, Any]) -> Dialed:
+    """The model of this depth, and the steps that give it RATIO ids a matrix parameter.
+
+    The kinds of `recipe`'s mixers and its context stay. Raises ConfigError for a depth that its pattern does not divide.
+    """
+    period = len(_pattern(recipe))
+    if depth % period:
+        raise ConfigError("--depth does not fit the pattern", found=str(depth), allowed=f"a multiple of {period}")
+    made, tokens = _tables(depth, vocabulary, recipe)
+    model = _model(made, vocabulary)
     steps = max(SHORTEST, math.ceil(RATIO * count(model).matrix / tokens))
-    _lengthen(recipe, steps)
-    minutes = steps * tokens * flops_per_token(model, recipe["batch"]["context"]) / speed / 60
-    return Dialed(recipe, _line(recipe, vocabulary, minutes, f"--depth {depth}"))
+    _lengthen(made, steps)
+    minutes = steps * tokens * flops_per_token(model, made["batch"]["context"]) / speed / 60
+    return Dialed(made, _line(made, vocabulary, minutes, f"--depth {depth}"))
 
 
-def _tables(depth: int) -> tuple[dict[str, Any], int]:
+def _pattern(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The recipe's pattern of blocks; one block of attention where it has none."""
+    model = recipe.get("model", {})
+    found = model.get("pattern") if isinstance(model, Mapping) else None
+    return found if isinstance(found, list) and found else [{"mixer": {"kind": "attention", "qk_norm": True}}]
+
+
+def _tables(depth: int, vocabulary: int, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     """Recipe tables of a depth, and the ids of its step."""
     heads = max(3, depth - 1)
-    mixer = {"kind": "attention", "heads": heads, "kv_heads": _kv_heads(heads), "qk_norm": True}
-    tokens = 512 * 2 ** max(1, round(math.log2(depth)))
-    recipe: dict[str, Any] = {
-        "model": {"width": HEAD * heads, "depth": depth, "tied": False, "pattern": [{"mixer": mixer}]},
-        "begin": {"kind": "bigrams"},
-        "batch": {"tokens": tokens, "context": 512},
-        "optim": {"lr": float(f"{0.0055 * math.sqrt(3 / heads):.2g}"), "embedding": {"kind": "adamw", "rate": 18.0}},
+    pattern = [dict(block) for block in _pattern(recipe)]
+    for block in pattern:
+        if block["mixer"].get("kind") == "attention":
+            block["mixer"] = {**block["mixer"], "heads": heads, "kv_heads": _kv_heads(heads)}
+    context = recipe.get("batch", {}).get("context", 512)
+    tokens = context * max(1, 512 * 2 ** max(1, round(math.log2(depth))) // context)
+    made: dict[str, Any] = {
+        "model": {"width": HEAD * heads, "depth": depth, "tied": False, "init": "zero-out", "pattern": pattern},
+        "begin": {"kind": "bigrams" if vocabulary <= LARGEST else "random"},
+        "batch": {"tokens": tokens, "context": context},
+        "optim": {"lr": float(f"{0.0055 * math.sqrt(3 / heads):.2g}"), "embedding": {"kind": "adamw", "rate": 9.0}},
     }
-    return recipe, tokens
+    return made, tokens
 
 
 def _lengthen(recipe: dict[str, Any], steps: int) -> None:
@@ -110,11 +132,11 @@ def _kv_heads(heads: int) -> int:
     return max(g for g in range(1, heads) if heads % g == 0 and g <= max(1, heads // 2))
 
 
-def _cost(depth: int, vocabulary: int) -> float:
+def _cost(depth: int, vocabulary: int, recipe: Mapping[str, Any]) -> float:
     """FLOPs of training a model of this depth on RATIO ids a matrix parameter."""
-    recipe, _ = _tables(depth)
-    model = _model(recipe, vocabulary)
-    return RATIO * count(model).matrix * flops_per_token(model, recipe["batch"]["context"])
+    made, _ = _tables(depth, vocabulary, recipe)
+    model = _model(made, vocabulary)
+    return RATIO * count(model).matrix * flops_per_token(model, made["batch"]["context"])
 
 
 def _model(recipe: dict[str, Any], vocabulary: int) -> DecoderConfig:
@@ -123,8 +145,9 @@ def _model(recipe: dict[str, Any], vocabulary: int) -> DecoderConfig:
 
 def _line(recipe: dict[str, Any], vocabulary: int, minutes: float, dial: str) -> str:
     model, tokens, steps = _model(recipe, vocabulary), recipe["batch"]["tokens"], recipe["stop"]["steps"]
+    kinds = "+".join(dict.fromkeys(block.mixer.kind for block in model.pattern))
     return (
-        f"{dial} fixes: depth {model.depth}, width {model.width}, {model.width // HEAD} heads, "
+        f"{dial} fixes: depth {model.depth}, width {model.width}, {kinds}, {model.width // HEAD} heads, "
         f"{count(model).total / 1e6:.2f}M parameters, {tokens} ids a step, lr {recipe['optim']['lr']:g}, "
         f"about {steps} steps, {steps * tokens / 1e6:.2f}M ids, {minutes:.1f} minutes"
     )

@@ -7,11 +7,13 @@ from typing import Any
 
 from temaki.base import config as config_door
 from temaki.base import device as devices
-from temaki.base.errors import ConfigError
+from temaki.base.errors import ConfigError, DataError
 from temaki.batches import prepare
+from temaki.batches.loader import Loader
 from temaki.model.count import count, flops_per_token, training_bytes
-from temaki.optim import schedule
 from temaki.study import dial, recipes
+from temaki.tokens import files
+from temaki.train import run as runs
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,27 @@ def estimate(found: Mapping[str, Any]) -> Estimate:
     """Check a recipe and its files, and count what it will cost. Raises ConfigError or DataError."""
     table = recipes.data(found)
     config = recipes.complete(found, table.vocabulary)
-    schedule.check(config.optim.schedule, config.stop.steps)
+    runs.check_recipe(config)
     if table.shards is not None:
         data = prepare.open_prepared(Path(table.shards))
         config = recipes.complete(found, data.tokenizer.size)
+        runs.check(config, data)
+        Loader(data.train, config.batch.context, config.seed)
         documents, size = data.train.manifest.documents, data.train.manifest.bytes
     else:
+        if table.tokenizer is not None:
+            tokenizer = files.load(Path(table.tokenizer))
+            prepare.boundary(tokenizer)
+            config = recipes.complete(found, tokenizer.size)
         train, _, _ = prepare.read_documents(table)
         documents, size = len(train), sum(len(document.text.encode()) for document in train)
+        if size + documents <= config.batch.context:  # no tokenizer makes more ids than bytes
+            raise DataError(
+                "the text is too short for one row",
+                found=f"{size} bytes",
+                allowed=f"more than batch.context ({config.batch.context}) ids",
+                do="give more text or a smaller batch.context",
+            )
     speed = dial.measure()
     tokens = config.stop.steps * config.batch.tokens
     needed = training_bytes(config.model, config.batch.micro or config.batch.tokens)
@@ -54,7 +69,7 @@ def estimate(found: Mapping[str, Any]) -> Estimate:
         raise ConfigError(
             "the model will not fit in this machine's memory",
             found=f"about {needed / 1e9:.1f} GB needed", allowed=f"{memory / 1e9:.1f} GB",
-            do="lower model.width, model.depth or batch.micro, or set parallel.checkpoint_activations=true",
+            do="lower model.width, model.depth, batch.micro or batch.context",
         )  # fmt: skip
     seconds = tokens * flops_per_token(config.model, config.batch.context) / speed
     if config.stop.minutes is not None:

@@ -10,6 +10,8 @@ from temaki.base import files
 from temaki.base.errors import CheckpointError
 from temaki.batches import prepare
 from temaki.batches.prepare import Prepared, Progress
+from temaki.checkpoint import resume as resume_door
+from temaki.checkpoint import store
 from temaki.evaluate import loss, yardsticks
 from temaki.evaluate.loss import Score
 from temaki.evaluate.yardsticks import Measuring
@@ -112,6 +114,12 @@ def continuations(model: Model, data: Prepared, seed: int) -> list[dict[str, str
 def data_of(config: RunConfig, run: Path) -> Prepared:
     """The data a run was trained on."""
     return prepare.open_prepared(Path(config.data.shards) if config.data.shards is not None else run / "data")
+
+
+def same_data(opened: opener.Opened, data: Prepared) -> None:
+    """Raise CheckpointError if a checkpoint was not trained with this tokenizer and these shards."""
+    manifest = store.open(opened.folder).manifest
+    resume_door.check(manifest, data.tokenizer.fingerprint, data.train.manifest.fingerprint)
 
 
 def scored(found: Score, step: int | None, context: int) -> dict[str, Any]:

@@ -36,9 +36,12 @@ def resolve(
         raise ConfigError("--depth is out of range", found=str(depth), allowed=f"1 to {dial.DEEPEST}")
     found, line = dict(recipe), None
     if minutes is not None or depth is not None:
-        size = data(config_door.override(recipe, changes)).vocabulary
+        changed = config_door.override(recipe, changes)
+        size = data(changed).vocabulary
         turned = (
-            dial.by_minutes(minutes, speed, size) if minutes is not None else dial.by_depth(depth or 1, speed, size)
+            dial.by_minutes(minutes, speed, size, changed)
+            if minutes is not None
+            else dial.by_depth(depth or 1, speed, size, changed)
         )
         found, line = config_door.merge(found, turned.recipe), turned.line
     return config_door.override(found, changes), line

@@ -48,12 +48,12 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     files.write_json(folder / MACHINE, content)
 
 
-def load(folder: Path) -> Tokenizer:
+def load(folder: Path | str) -> Tokenizer:
     """Read the tokenizer of a folder that `save` wrote.
 
     Raises TokenizerError for a file that is missing, malformed, of another version, or not what was written.
     """
-    path = folder / MACHINE
+    path = Path(folder) / MACHINE
     found = files.read_json(path, TokenizerError, LIMIT)
     try:
         return _build(found)
