@@ -94,6 +94,30 @@ def test_the_whole_path_by_single_verbs(place: Path) -> None:
     assert "temaki generate" in temaki("runs", where=place).stdout
 
 
+def test_the_demo_does_it_all_and_goes_on_where_it_was_stopped(place: Path) -> None:
+    small = [word for word in SMALL if not word.startswith("stop.")]
+    words = ["demo", "--text", "notes", "--minutes", "0.03", "--out", "runs/demo"]
+    out = temaki(*words, *small, where=place)
+    for said in ("GFLOP/s", "fixes: depth"):
+        assert said in out.stderr
+    for said in ("bits per byte  this model", "zstd", "PPMd", "(from nothing)", "temaki generate runs/demo"):
+        assert said in out.stdout
+    found = json.loads((place / "runs" / "demo" / "results.json").read_text(encoding="utf-8"))
+    assert len(found["samples"]) == 3
+    assert "<html" in (place / "runs" / "demo" / "report.html").read_text(encoding="utf-8")
+    again = temaki(*words, "--resume", "auto", where=place)
+    assert "--text is ignored" in again.stderr
+    assert f"{found['bits_per_byte']:.4f} bits per byte  this model" in again.stdout
+
+
+def test_text_that_the_terminal_cannot_show_is_no_error(place: Path) -> None:
+    words = [sys.executable, "-m", "temaki", "generate", "runs/one", "--prompt", "飯", "--max-tokens", "2"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(words, cwd=place, capture_output=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode("utf-8").startswith("飯")
+
+
 def test_generation_is_seeded_streams_and_reads_standard_input(place: Path) -> None:
     def text(*words: str, data: bytes | None = None) -> str:
         return temaki("generate", "runs/one", "--max-tokens", "12", *words, where=place, data=data).stdout

@@ -20,7 +20,9 @@ import variants
 from temaki.base.rows import grid
 
 def worker(rank):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="{port}", GLOO_SOCKET_IFNAME="lo")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="{port}")
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     ids = torch.stack(variants.pieces([16] * 4))

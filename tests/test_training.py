@@ -166,6 +166,25 @@ def test_resume_passes_over_a_damaged_checkpoint(prepared: Prepared, tmp_path: P
     same_checkpoints(tmp_path / "cut", tmp_path / "whole", 12)
 
 
+def test_a_refused_resume_changes_nothing(prepared: Prepared, tmp_path: Path) -> None:
+    config = read(RunConfig, recipe("grouped", stop={"steps": 3}))
+    runs.start(config, tmp_path / "run", prepared)
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
+    other = recipe("grouped", model=_plain("multi-query"))
+    with pytest.raises(RunError, match="another model"):
+        runs.start(read(RunConfig, other), tmp_path / "run", prepared, resuming="auto")
+    assert before == {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
+
+
+def test_resuming_a_finished_run_keeps_its_checkpoints(prepared: Prepared, tmp_path: Path) -> None:
+    config = read(RunConfig, recipe("grouped", stop={"steps": 3}))
+    runs.start(config, tmp_path / "run", prepared)
+    manifest = tmp_path / "run" / "checkpoints" / "step-00000003" / "manifest.json"
+    before = manifest.read_bytes()
+    assert runs.start(config, tmp_path / "run", prepared, resuming="auto").reason == "finished"
+    assert manifest.read_bytes() == before
+
+
 def test_a_run_is_never_overwritten(prepared: Prepared, tmp_path: Path) -> None:
     config = read(RunConfig, recipe("grouped", stop={"steps": 3}))
     runs.start(config, tmp_path / "run", prepared)
@@ -291,13 +310,18 @@ def test_compiled_training_is_the_same_run(prepared: Prepared, tmp_path: Path) -
 
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
-    config = recipe("grouped", stop={"steps": 4})
-    runs.start(read(RunConfig, config), tmp_path / "plain", prepared)
+    schedule = {"lr": 1e-4, "schedule": {"warmup": 2}}
+    config = recipe("grouped", stop={"steps": 14}, optim=schedule, batch={"tokens": 512, "context": 32})
+    outcome = runs.start(read(RunConfig, config), tmp_path / "plain", prepared)
+    cuts = {len(outcome.run.loader.take(16 * step, 16).rows.cuts) for step in range(14)}
+    assert len(cuts) > 3
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     runs.start(
         read(RunConfig, {**config, "parallel": {"threads": 1, "compile": True}}),
         tmp_path / "compiled",
         prepared,
     )
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 2
     a, b = (np.array([line["loss"] for line in lines(tmp_path / name)]) for name in ("plain", "compiled"))
     assert np.abs(a - b).max() < 1e-4
 

@@ -47,7 +47,11 @@ def positions(cuts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def batch(stretches: NDArray[np.int64], cuts: NDArray[np.int64]) -> TokenBatch:
-    """The batch of B stretches of T + 1 ids [B, T + 1], with the cuts of their rows."""
+    """The batch of B stretches of T + 1 ids [B, T + 1], with the cuts of their rows.
+
+    >>> batch(np.array([[7, 8, 9]]), np.array([0, 2])).targets
+    tensor([8, 9])
+    """
     b, t = stretches.shape[0], stretches.shape[1] - 1
     ids = torch.from_numpy(np.ascontiguousarray(stretches[:, :-1])).reshape(-1)
     targets = torch.from_numpy(np.ascontiguousarray(stretches[:, 1:])).reshape(-1)

@@ -12,34 +12,25 @@ from torch import Tensor
 
 from temaki.base.roles import Role
 from temaki.model.config import AttentionConfig, RopeConfig
-from temaki.model.kernels import documents_attention
+from temaki.model.kernels import attention, documents_attention
 from temaki.model.layout import Layout, Memory
 from temaki.model.norm import rms_norm
 from temaki.model.part import Part
 from temaki.model.positions import rotate
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(K)) v: q [..., H, T, K], k and v [..., H, S, K] -> [..., H, T, K].
-
-    mask: bool [T, S], True = may attend; a row that may attend nowhere gives zeros.
-
-    >>> attention(torch.zeros(1, 1, 2), torch.zeros(1, 2, 2), torch.tensor([[[0.0, 2.0], [4.0, 0.0]]]))
-    tensor([[[2., 1.]]])
-    """
-    scores = q @ k.mT / q.shape[-1] ** 0.5
-    if mask is None:
-        return scores.softmax(-1) @ v
-    empty = ~mask.any(-1, keepdim=True)
-    weights = scores.masked_fill(~(mask | empty), float("-inf")).softmax(-1)
-    return weights.masked_fill(empty, 0.0) @ v
-
-
 def split_heads(x: Tensor, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut stacked projections [N, (H + 2G) K] into q [N, H, K], k and v [N, G, K]."""
+    """Cut stacked projections [N, (H + 2G) K] into q [N, H, K], k and v [N, G, K].
+
+    >>> [tuple(x.shape) for x in split_heads(torch.zeros(5, 32), heads=4, groups=2)]
+    [(5, 4, 4), (5, 2, 4), (5, 2, 4)]
+    """
     size = x.shape[-1] // (heads + 2 * groups)
     q, k, v = x.split((heads * size, groups * size, groups * size), -1)
     return q.unflatten(-1, (heads, size)), k.unflatten(-1, (groups, size)), v.unflatten(-1, (groups, size))
+
+
+__all__ = ["Attention", "AttentionState", "attention", "split_heads"]
 
 
 class Attention(Part):

@@ -30,13 +30,33 @@ def documents_attention(q: Tensor, k: Tensor, v: Tensor, cuts: Tensor, causal: b
     return _attention(q.contiguous(), k.contiguous(), v.contiguous(), cuts, causal)[0]
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v: q [..., H, T, K], k and v [..., H, S, K] -> [..., H, T, K].
+
+    mask: bool [T, S], True = may attend; a row that may attend nowhere gives zeros.
+
+    >>> attention(torch.zeros(1, 1, 2), torch.zeros(1, 2, 2), torch.tensor([[[0.0, 2.0], [4.0, 0.0]]]))
+    tensor([[[2., 1.]]])
+    """
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    if mask is None:
+        return scores.softmax(-1) @ v
+    empty = ~mask.any(-1, keepdim=True)
+    weights = scores.masked_fill(~(mask | empty), float("-inf")).softmax(-1)
+    return weights.masked_fill(empty, 0.0) @ v
+
+
 def documents_attention_dense(q: Tensor, k: Tensor, v: Tensor, cuts: Tensor, causal: bool = True) -> Tensor:
-    """The slow twin of `documents_attention`: one [N, N] mask, plain formula."""
-    mask = document_mask(cuts, causal).to(q.device)
+    """The slow twin of `documents_attention`: the plain function under one [N, N] mask.
+
+    >>> q = torch.ones(3, 2, 4)
+    >>> documents_attention_dense(q, q[:, :1], q[:, :1], torch.tensor([0, 3])).shape
+    torch.Size([3, 2, 4])
+    """
     repeat = q.shape[1] // k.shape[1]
-    scores = torch.einsum("nhk,mhk->hnm", q, k.repeat_interleave(repeat, 1)) / q.shape[-1] ** 0.5
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
-    return torch.einsum("hnm,mhk->nhk", weights, v.repeat_interleave(repeat, 1))
+    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    return attention(q, k, v, document_mask(cuts, causal).to(q.device)).transpose(0, 1)
 
 
 def document_mask(cuts: Tensor, causal: bool = True) -> Tensor:

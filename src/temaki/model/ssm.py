@@ -39,13 +39,22 @@ def hold(a: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def powers(abar: Tensor, length: int) -> Tensor:
-    """Abar^0 .. Abar^(L-1), stacked first: [...] -> [L, ...]."""
+    """Abar^0 .. Abar^(L-1), stacked first: [...] -> [L, ...].
+
+    >>> powers(torch.tensor([0.5 + 0j]), 3).real.flatten()
+    tensor([1.0000, 0.5000, 0.2500])
+    """
     steps = torch.arange(length, device=abar.device, dtype=abar.real.dtype)
     return (abar.log() * steps.reshape(-1, *[1] * abar.dim())).exp()
 
 
 def s4d_kernel(abar: Tensor, bbar: Tensor, c: Tensor, length: int) -> Tensor:
-    """K_k = 2 Re sum_n C_n Bbar_n Abar_n^k: complex [D, S] each -> real [D, L]."""
+    """K_k = 2 Re sum_n C_n Bbar_n Abar_n^k: complex [D, S] each -> real [D, L].
+
+    >>> half, one = torch.full((1, 1), 0.5 + 0j), torch.ones(1, 1, dtype=torch.complex64)
+    >>> s4d_kernel(half, one, one, 3)
+    tensor([[2.0000, 1.0000, 0.5000]])
+    """
     return 2 * torch.einsum("lds,ds->dl", powers(abar, length), c * bbar).real
 
 
@@ -61,13 +70,24 @@ def causal_convolution(u: Tensor, kernel: Tensor) -> Tensor:
 
 
 def s4d_step(x: Tensor, u: Tensor, abar: Tensor, bbar: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """One id: state x [..., D, S] and input u [..., D] -> (output [..., D], new state)."""
+    """One id: state x [..., D, S] and input u [..., D] -> (output [..., D], new state).
+
+    >>> half, one = torch.full((1, 1), 0.5 + 0j), torch.ones(1, 1, dtype=torch.complex64)
+    >>> s4d_step(one, torch.tensor([3.0]), half, one, one)
+    (tensor([7.]), tensor([[3.5000+0.j]]))
+    """
     x = abar * x + bbar * u[..., None]
     return 2 * (c * x).sum(-1).real, x
 
 
 def s4d_chunk(x: Tensor, u: Tensor, abar: Tensor, bbar: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """L ids from state x [D, S], inputs u [L, D] -> (outputs [L, D], new state): the step, L times, in parallel."""
+    """L ids from state x [D, S], inputs u [L, D] -> (outputs [L, D], new state): the step, L times, in parallel.
+
+    >>> half, one = torch.full((1, 1), 0.5 + 0j), torch.ones(1, 1, dtype=torch.complex64)
+    >>> s4d_chunk(one, torch.tensor([[3.0], [0.0]]), half, one, one)[0].round(decimals=3)
+    tensor([[7.0000],
+            [3.5000]])
+    """
     length = len(u)
     if length == 1:
         y, x = s4d_step(x, u[0], abar, bbar, c)
@@ -80,7 +100,12 @@ def s4d_chunk(x: Tensor, u: Tensor, abar: Tensor, bbar: Tensor, c: Tensor) -> tu
 
 
 def advance(x: Tensor, u: Tensor, abar: Tensor, bbar: Tensor, p: Tensor | None = None) -> Tensor:
-    """The state after inputs u [L, D] from state x [D, S]: Abar^L x + sum_j Abar^(L-1-j) Bbar u_j."""
+    """The state after inputs u [L, D] from state x [D, S]: Abar^L x + sum_j Abar^(L-1-j) Bbar u_j.
+
+    >>> half, one = torch.full((1, 1), 0.5 + 0j), torch.ones(1, 1, dtype=torch.complex64)
+    >>> advance(one, torch.tensor([[3.0], [0.0]]), half, one).real
+    tensor([[1.7500]])
+    """
     p = powers(abar, len(u) + 1) if p is None else p
     return p[-1] * x + bbar * torch.einsum("lds,ld->ds", p[:-1].flip(0), u.to(p.dtype))
 

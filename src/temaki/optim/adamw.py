@@ -46,7 +46,13 @@ def adamw_fused(
     lr: float,
     config: AdamWConfig,
 ) -> None:
-    """`adamw_step` of many tensors by torch's fused kernel: the torch order, float32 or float64."""
+    """`adamw_step` of many tensors by torch's fused kernel: the torch order, float32 or float64.
+
+    >>> theta, m, v = torch.ones(1), torch.zeros(1), torch.zeros(1)
+    >>> adamw_fused([theta], [torch.tensor([0.5])], [m], [v], 1, 0.1, AdamWConfig())
+    >>> theta
+    tensor([0.9000])
+    """
     steps = [torch.tensor(float(t), device=theta.device) for theta in thetas]
     torch._fused_adamw_(
         thetas, gs, ms, vs, [], steps, lr=lr, beta1=config.beta1, beta2=config.beta2,

@@ -63,6 +63,11 @@ def muon_step(
     """One update in place of each theta [rows, cols] and its m; parts[i] are the rows of matrices stacked in thetas[i].
 
     Matrices of one shape, lying or standing, share the products of one batch.
+
+    >>> theta, m = torch.zeros(2, 2), torch.zeros(2, 2)
+    >>> muon_step([theta], [torch.eye(2)], [m], 1.0, MuonConfig(scale="plain"), [()])
+    >>> theta.diag().round(decimals=2)
+    tensor([-1.1100, -1.1100])
     """
     alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for theta, g, m, rows in zip(thetas, gs, ms, parts, strict=True):

@@ -35,7 +35,11 @@ def wsd(t: float, warmup: int, start: int, total: int, top: float = 1.0, floor: 
 
 
 def decay_start(config: ScheduleConfig, total: int) -> int:
-    """The step at which the rate begins to fall, for a run of `total` steps."""
+    """The step at which the rate begins to fall, for a run of `total` steps.
+
+    >>> decay_start(WsdConfig(warmup=2, decay=0.5), 10), decay_start(CosineConfig(warmup=2), 10)
+    (5, 2)
+    """
     if isinstance(config, WsdConfig):
         return max(config.warmup, total - round(config.decay * total))
     return config.warmup
@@ -46,6 +50,9 @@ def factor(config: ScheduleConfig, step: int, total: int, start: int | None = No
 
     The first update takes 1 / warmup, not 0, and the last takes the floor. `start`: where the decay begins if it was
     decided by another plan (see `train/plan.py`).
+
+    >>> [round(factor(WsdConfig(warmup=2, decay=0.5, floor=0.0), step, 6), 3) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.667, 0.333, 0.0]
     """
     t = step + 1
     match config:
@@ -57,7 +64,10 @@ def factor(config: ScheduleConfig, step: int, total: int, start: int | None = No
 
 
 def check(config: ScheduleConfig, total: int) -> None:
-    """Raise ConfigError if the warmup does not fit the run."""
+    """Raise ConfigError if the warmup does not fit the run.
+
+    >>> check(CosineConfig(warmup=2), 3)
+    """
     if config.warmup >= total:
         raise ConfigError(
             "optim.schedule.warmup is not shorter than the run",

@@ -83,11 +83,12 @@ def by_minutes(minutes: float, speed: float, vocabulary: int, recipe: Mapping[st
 def by_depth(depth: int, speed: float, vocabulary: int, recipe: Mapping[str, Any]) -> Dialed:
     """The model of this depth, and the steps that give it RATIO ids a matrix parameter.
 
-    The kinds of `recipe`'s mixers and its context stay. Raises ConfigError for a depth that its pattern does not divide.
+    The kinds of `recipe`'s mixers and its context stay. Raises ConfigError for a depth that its pattern cannot fill.
     """
     period = len(_pattern(recipe))
     if depth % period:
-        raise ConfigError("--depth does not fit the pattern", found=str(depth), allowed=f"a multiple of {period}")
+        allowed = f"a multiple of {period}"
+        raise ConfigError("--depth does not fit the recipe's pattern", found=str(depth), allowed=allowed)
     made, tokens = _tables(depth, vocabulary, recipe)
     model = _model(made, vocabulary)
     steps = max(SHORTEST, math.ceil(RATIO * count(model).matrix / tokens))
