@@ -172,6 +172,7 @@ def test_one_dial_fixes_the_rest_and_says_so(dial: list[str], place: Path) -> No
         (["generate", "runs/one", "--top-p", "2"], 2, ["top_p", "2"]),
         (["generate", "runs/one", "--temperature", "-1"], 2, ["temperature"]),
         (["generate", "runs/one", "--stop", ""], 2, ["stop"]),
+        (["generate", "runs/one", "temprature=1"], 2, ["temprature", "temperature"]),
         (["evaluate", "nowhere"], 1, ["nowhere"]),
         (["report", "nowhere"], 1, ["not a run"]),
         (["runs", "nowhere"], 1, ["nowhere"]),

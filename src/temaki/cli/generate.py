@@ -7,6 +7,9 @@ import typer
 
 def generate(
     model: Path = typer.Argument(..., help="A run, a checkpoint or a model folder."),
+    changes: list[str] = typer.Argument(
+        None, help="Dotted changes: temperature=0.5 top_k=40", metavar="[KEY=VALUE]..."
+    ),
     prompt: list[str] = typer.Option(
         None, help="Text to continue; give it again for several at once. Empty: from nothing."
     ),
@@ -29,12 +32,13 @@ def generate(
 
     from temaki.base import config
     from temaki.base import device as devices
-    from temaki.base.errors import CheckpointError, DataError
+    from temaki.base.errors import DataError
     from temaki.cli.said import say
     from temaki.formats import open as opener
     from temaki.generate import text
     from temaki.generate.config import SamplingConfig
     from temaki.generate.torch_executor import TorchExecutor
+    from temaki.study import pipeline
 
     prompts = list(prompt or [])
     if file is not None:
@@ -48,13 +52,12 @@ def generate(
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "min_p": min_p,
         "repetition_penalty": repetition_penalty, "stop": list(stop or []),
     }  # fmt: skip
-    sampling = config.read(SamplingConfig, given | ({"top_k": top_k} if top_k is not None else {}), where="generate")
+    table = config.override(given | ({"top_k": top_k} if top_k is not None else {}), changes or [])
+    sampling = config.read(SamplingConfig, table, where="generate")
     said = ", ".join(f"{name} {value}" for name, value in config.mapping(sampling).items() if value != [])
     print(f"{said}, seed {seed}", file=sys.stderr)
     opened = opener.open(model)
-    tokenizer = opened.tokenizer
-    if tokenizer is None:
-        raise CheckpointError(f"{model} has no tokenizer, so it can read no text", do="give a run or a checkpoint")
+    tokenizer = pipeline.tokenizer_of(opened)
     executor = TorchExecutor(opened.model().to(devices.choose()), len(prompts), text.room(tokenizer, prompts, sampling))
     if json or len(prompts) > 1:
         for each in text.complete(executor, tokenizer, prompts, sampling, seed=seed):

@@ -22,6 +22,7 @@ from temaki.generate.torch_executor import TorchExecutor
 from temaki.model.build import Model
 from temaki.study import dial, recipes
 from temaki.study import hooks as study_hooks
+from temaki.tokens.tokenizer import Tokenizer
 from temaki.train import run as runs
 from temaki.train.config import RunConfig
 from temaki.train.hooks import Hook
@@ -169,6 +170,15 @@ def run_recipe(
     return train(ready(found, folder, progress), resuming, hooks)
 
 
+def tokenizer_of(opened: opener.Opened) -> Tokenizer:
+    """The tokenizer that travels with a model. Raises CheckpointError where none does."""
+    if opened.tokenizer is None:
+        raise CheckpointError(
+            f"{opened.folder} has no tokenizer, so it can read no text", do="give a run or a checkpoint"
+        )
+    return opened.tokenizer
+
+
 def generate(
     model: str | Path | opener.Opened,
     prompt: str | Sequence[str] = "",
@@ -186,11 +196,7 @@ def generate(
     opened = model if isinstance(model, opener.Opened) else opener.open(model)
     settings = config_door.read(SamplingConfig, sampling, where="generate")
     beginnings = [prompt] if isinstance(prompt, str) else list(prompt)
-    tokenizer = opened.tokenizer
-    if tokenizer is None:
-        raise CheckpointError(
-            f"{opened.folder} has no tokenizer, so it can read no text", do="give a run or a checkpoint"
-        )
+    tokenizer = tokenizer_of(opened)
     executor = TorchExecutor(opened.model(), max(1, len(beginnings)), text.room(tokenizer, beginnings, settings))
     found = [each.text for each in text.complete(executor, tokenizer, beginnings, settings, seed=seed)]
     return found[0] if isinstance(prompt, str) else found
