@@ -72,6 +72,19 @@ def test_public_names_load_on_first_use() -> None:
         temaki.nothing  # noqa: B018
 
 
+def test_folders_do_not_hide_the_functions_of_their_names(fresh: Callable[[str], str]) -> None:
+    code = """
+import temaki
+from temaki.train import loop
+from temaki.generate import engine, sampling
+import temaki.generate.text
+assert callable(temaki.train) and callable(temaki.generate) and callable(temaki.open)
+from temaki import generate, train
+print(train.__name__, generate.__name__, loop.__name__, sampling.top_p.__name__)
+"""
+    assert fresh(code).split() == ["run_recipe", "generate", "temaki.train.loop", "top_p"]
+
+
 def test_folders_have_empty_init_files() -> None:
     from pathlib import Path
 

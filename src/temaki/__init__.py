@@ -6,7 +6,7 @@
     temaki.generate("runs/demo", "Once upon a time")
     temaki.open("runs/demo").tokenizer.encode("a text")
 
-Every layer, loss and schedule is a plain function of torch tensors (`temaki.model.attention.attention`,
+Every layer, loss and schedule is a plain function of torch tensors (`from temaki.model.attention import attention`,
 `temaki.model.ffn.swiglu`, `temaki.model.maps.cross_entropy`, `temaki.optim.schedule.cosine`, ..), every sampling filter
 one of NumPy arrays (`temaki.generate.sampling.top_p`): the functions that the modules call, or, where a fused kernel
 stands in for one, the definition that the kernel is tested against.
@@ -15,6 +15,8 @@ Each name below is loaded on first use, so that `import temaki` costs nothing.
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +39,20 @@ _PLACES = {
 }
 
 __all__ = ["TemakiError", "Tokenizer", "generate", "load_tokenizer", "open", "train", "train_tokenizer"]
+
+
+class _Package(ModuleType):
+    """`temaki.train` and `temaki.generate` are functions to those who call and folders to those who import from them.
+
+    The import system sets a folder as an attribute of its package; where a public name stands, it must not.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _PLACES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

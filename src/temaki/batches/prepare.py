@@ -54,14 +54,20 @@ def read_whole(config: DataConfig) -> tuple[list[Document], str]:
 def read_documents(config: DataConfig) -> tuple[list[Document], list[Document], str]:
     """The training documents, the held-out ones, and a line on what was read and skipped."""
     documents, line = read_whole(config)
-    return *sources.held_out(documents, config.held_out), line
+    train, held = sources.held_out(documents, config.held_out)
+    sizes = [sum(len(document.text.encode()) for document in split) for split in (train, held)]
+    share = sizes[1] / sum(sizes)
+    line += f"; held out by the hash of names: {share:.0%} of the bytes"
+    if not config.held_out / 2 <= share <= config.held_out * 2:
+        line += f" (asked: {config.held_out:.0%}; few or unequal documents come out unevenly)"
+    return train, held, line
 
 
 def train_tokenizer(config: DataConfig, documents: Sequence[Document], progress: Progress) -> Tokenizer:
     """A byte-level BPE tokenizer of at most `config.vocabulary` ids, trained on the documents."""
     return bpe.train(
         (document.text for document in documents), config.vocabulary, (BOUNDARY,), config.split,
-        progress=lambda done, of: progress("tokenizer: merges", done, of),
+        progress=lambda done, of: progress("tokenizer: ids", done, of),
     )  # fmt: skip
 
 

@@ -28,6 +28,8 @@ def prepare(
 
     Example: temaki data prepare --text notes/ --out data/notes
     """
+    import shlex
+
     from temaki.batches import prepare
     from temaki.cli.progress import Work
     from temaki.cli.resolved import data_table
@@ -53,5 +55,10 @@ def prepare(
     say(
         found,
         json,
-        "\n".join([*lines, f"next: temaki train recipes/demo.toml data.shards={out} --minutes 5"]),
+        "\n".join(
+            [
+                *lines,
+                "next: " + shlex.join(["temaki", "train", "recipes/demo.toml", f"data.shards={out}", "--minutes", "5"]),
+            ]
+        ),
     )

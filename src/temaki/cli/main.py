@@ -7,6 +7,8 @@ import typer
 
 from temaki.cli import data, demo, evaluate, generate, report, runs, tokenizer, train, validate
 
+INTERRUPTED = "interrupted; what was saved before is untouched, nothing half-made is left"
+
 app = typer.Typer(
     name="temaki",
     help="Build a language model by hand, from bytes to chat, on the machine you have.\n\nBegin with: temaki demo",
@@ -55,7 +57,11 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         if debug:
             raise
-        sys.exit(_say("interrupted", 130))
+        sys.exit(_say(INTERRUPTED, 130))
+    except SystemExit as error:
+        if error.code == 130:
+            print(INTERRUPTED, file=sys.stderr)
+        raise
     except typer.TyperException as error:
         said = error.format_message()
         help_asked = said.startswith("Usage:")
@@ -77,7 +83,9 @@ def _explain(error: Exception) -> int:
         return _say(f"error: {error}", error.exit_code)
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        return _say(f"error: {error.strerror}{where}", 1)
+        return _say(
+            f"error: {error.strerror}{where}\n  do: check the path, its permissions and the room on the disk", 1
+        )
     if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
         return _say("error: not enough memory\n  do: lower model.width, batch.micro or batch.context", 1)
     return _say(f"error: {type(error).__name__}: {error}\n  this is a bug in temaki; --debug shows where", 70)

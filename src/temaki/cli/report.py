@@ -24,5 +24,8 @@ def report(
         print(report.write(runs[0]))
         return
     page = out or Path("comparison.html")
+    if page.is_dir():
+        page = page / "comparison.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
     compare.write_comparison(runs, page)
     print(page)

@@ -40,6 +40,7 @@ def resolve(
         if value is not None:
             changes = [f"{key}={_toml(value)}", *changes]
     speed = 0.0
+    recipes.check_dial(minutes, depth)
     if minutes is not None or depth is not None:
         speed = dial.measure()
         print(f"this machine trains at {speed / 1e9:.0f} GFLOP/s", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The main job, told in order: what `temaki demo` does and says."""
 
+import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from temaki.base import config as config_door
 from temaki.cli.progress import TrainingLine, Work, clock
 from temaki.cli.resolved import begun, resolve, resuming, show
 from temaki.report import run as report
+from temaki.report.runs import command
 from temaki.study import pipeline
 from temaki.train import run as runs
 
@@ -39,7 +41,7 @@ def demo(changes: list[str], text: str | None, errors: str | None, minutes: floa
     outcome = pipeline.train(made, how, [TrainingLine()], lambda line: print(f"warning: {line}"))
     if outcome.reason != "finished":
         print(f"stopped by {outcome.reason} at step {outcome.run.step}; all is saved")
-        print(f"next: temaki demo --out {out} --resume auto")
+        print(f"next: temaki demo --out {shlex.quote(str(out))} --resume auto")
         raise typer.Exit(130 if outcome.reason == "SIGINT" else 143)
     run = outcome.run
     print(f"{run.step} steps, {run.tokens:,} ids, {clock(run.seconds)} of training")
@@ -69,10 +71,10 @@ def demo(changes: list[str], text: str | None, errors: str | None, minutes: floa
     heading("5. next")
     print(
         f"open {page}\n"
-        f"temaki generate {out} --prompt 'your text'\n"
-        f"temaki evaluate {out}\n"
-        f"temaki runs {out.parent}\n"
-        f"temaki demo --text YOUR_FILE_OR_FOLDER --minutes {minutes:g} --out {out.parent}/mine"
+        f"{command('generate', out, '--prompt', 'your text')}\n"
+        f"{command('evaluate', out)}\n"
+        f"{command('runs', out.parent)}\n"
+        f"temaki demo --text YOUR_FILE_OR_FOLDER --minutes {minutes:g} --out {shlex.quote(str(out.parent / 'mine'))}"
     )
 
 

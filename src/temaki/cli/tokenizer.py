@@ -29,6 +29,8 @@ def train(
 
     Example: temaki tokenizer train --text notes/ --vocabulary 8000 --out tokenizers/notes
     """
+    import shlex
+
     from temaki.batches import prepare
     from temaki.cli.progress import Work
     from temaki.cli.resolved import data_table
@@ -53,8 +55,19 @@ def train(
         "fingerprint": made.fingerprint,
         "bytes_per_token": size / max(1, ids),
     }
+    following = [
+        "temaki",
+        "data",
+        "prepare",
+        "--text",
+        settings.text,
+        "--tokenizer",
+        str(out),
+        "--out",
+        f"data/{out.name}",
+    ]
     say(
         found, json,
         f"{out}: {made.size} ids, {size / max(1, ids):.2f} bytes a token\n"
-        f"next: temaki data prepare --text {settings.text} --tokenizer {out} --out data/{out.name}",
+        f"next: {shlex.join(following)}",
     )  # fmt: skip

@@ -28,6 +28,7 @@ def train(
     from temaki.cli.progress import TrainingLine, Work
     from temaki.cli.resolved import begun, resolve, resuming, show
     from temaki.cli.said import say
+    from temaki.report.runs import command
     from temaki.study import pipeline, recipes
     from temaki.train import run as runs
 
@@ -54,9 +55,9 @@ def train(
     }
     if outcome.reason == "finished":
         done = f"{folder}: finished, {run.step} steps in {run.seconds:.0f} s, loss {run.told.get('loss', 0):.3f}\n"
-        done += f"next: temaki evaluate {folder}\n      temaki generate {folder} --prompt 'your text'"
+        done += f"next: {command('evaluate', folder)}\n      {command('generate', folder, '--prompt', 'your text')}"
         say(result, json, done)
         return
     stopped = f"{folder}: stopped by {outcome.reason} at step {run.step}; all is saved"
-    say(result, json, f"{stopped}\nnext: temaki train {folder} --resume auto")
+    say(result, json, f"{stopped}\nnext: {command('train', folder, '--resume', 'auto')}")
     raise typer.Exit(130 if outcome.reason == "SIGINT" else 143)

@@ -72,5 +72,5 @@ def check(config: ScheduleConfig, total: int) -> None:
         raise ConfigError(
             "optim.schedule.warmup is not shorter than the run",
             found=f"warmup {config.warmup}, steps {total}",
-            do="lower optim.schedule.warmup or raise stop.steps",
+            do=f"lower the warmup (optim.schedule.warmup={max(0, total // 10)}) or raise stop.steps",
         )

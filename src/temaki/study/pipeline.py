@@ -162,6 +162,7 @@ def run_recipe(
 
     >>> run_recipe("recipes/demo.toml", "data.text=notes.txt", minutes=2)  # doctest: +SKIP
     """
+    recipes.check_dial(minutes, depth)
     speed = dial.measure() if minutes is not None or depth is not None else 0.0
     found, _ = recipes.resolve(recipes.load(recipe), changes, minutes, depth, speed)
     folder = Path(out) if out is not None else Path("runs") / str(found.get("name", "run"))

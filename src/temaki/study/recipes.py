@@ -16,6 +16,16 @@ def load(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     return dict(recipe) if isinstance(recipe, Mapping) else config_door.read_toml(Path(recipe))
 
 
+def check_dial(minutes: float | None, depth: int | None) -> None:
+    """Raise ConfigError for two dials at once, or one that is out of range."""
+    if minutes is not None and depth is not None:
+        raise ConfigError("--minutes and --depth are two dials", do="turn one of them; the other follows")
+    if minutes is not None and not 0 < minutes < 1e6:
+        raise ConfigError("--minutes is out of range", found=f"{minutes:g}", allowed="above 0")
+    if depth is not None and not 1 <= depth <= dial.DEEPEST:
+        raise ConfigError("--depth is out of range", found=str(depth), allowed=f"1 to {dial.DEEPEST}")
+
+
 def resolve(
     recipe: Mapping[str, Any],
     changes: Sequence[str] = (),
@@ -28,12 +38,7 @@ def resolve(
     `speed` is what training reaches on this machine in FLOP/s (`dial.measure`), needed for a dial.
     Raises ConfigError for two dials at once.
     """
-    if minutes is not None and depth is not None:
-        raise ConfigError("--minutes and --depth are two dials", do="turn one of them; the other follows")
-    if minutes is not None and not 0 < minutes < 1e6:
-        raise ConfigError("--minutes is out of range", found=f"{minutes:g}", allowed="above 0")
-    if depth is not None and not 1 <= depth <= dial.DEEPEST:
-        raise ConfigError("--depth is out of range", found=str(depth), allowed=f"1 to {dial.DEEPEST}")
+    check_dial(minutes, depth)
     found, line = dict(recipe), None
     if minutes is not None or depth is not None:
         changed = config_door.override(recipe, changes)

@@ -128,6 +128,9 @@ def start(
             _begin(run, config.begin, data)
         _log_start(run, machine, resumed=found is not None)
         return Outcome(run, loop.loop(run))
+    except KeyboardInterrupt:
+        run.log.write({"kind": "end", "step": run.step, "reason": "SIGINT"})
+        raise
     finally:
         run.log.close()
 
