@@ -296,6 +296,20 @@ def test_a_stopped_run_saves_leaves_and_goes_on(number: signal.Signals, code: in
     assert json.loads(out.stdout.splitlines()[-1])["step"] == step + 3
 
 
+def test_interrupted_preparation_says_so_and_leaves_nothing(place: Path) -> None:
+    words = [sys.executable, "-m", "temaki", "tokenizer", "train", "--out", "never"]
+    process = subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if b"documents" in line:  # the text is read: the tokenizer is under way
+            break
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert b"interrupted" in told
+    assert not (place / "never").exists()
+
+
 def killed(place: Path, name: str, kills: int) -> None:
     """Kill a run at random moments, again and again: each time the newest checkpoint opens and training goes on."""
     folder = place / "runs" / name

@@ -7,6 +7,7 @@ import typer
 
 from temaki.cli import data, demo, evaluate, generate, report, runs, tokenizer, train, validate
 
+INTERRUPT = 130
 INTERRUPTED = "interrupted; what was saved before is untouched, nothing half-made is left"
 
 app = typer.Typer(
@@ -57,11 +58,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         if debug:
             raise
-        sys.exit(_say(INTERRUPTED, 130))
-    except SystemExit as error:
-        if error.code == 130:
-            print(INTERRUPTED, file=sys.stderr)
-        raise
+        sys.exit(_say(INTERRUPTED, INTERRUPT))
     except typer.TyperException as error:
         said = error.format_message()
         help_asked = said.startswith("Usage:")
@@ -73,6 +70,8 @@ def main() -> None:
         if debug:
             raise
         sys.exit(_explain(error))
+    if code == INTERRUPT:  # typer turns a KeyboardInterrupt into this code
+        print(INTERRUPTED, file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
