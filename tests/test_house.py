@@ -24,8 +24,15 @@ NO_TORCH = [
 
 @pytest.mark.parametrize("module", NO_TORCH)
 def test_loads_no_torch(module: str, fresh: Callable[[str], str]) -> None:
-    code = f"import sys, {module}; print(sorted(sys.modules.keys() & {{'torch', 'numba', 'matplotlib', 'pandas'}}))"
+    code = f"import sys, {module}; print(sorted(sys.modules.keys() & {{'torch', 'matplotlib', 'pandas'}}))"
     assert fresh(code).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "module", ["temaki", "temaki.tokens.tokenizer", "temaki.corpus.sources", "temaki.model.config"]
+)
+def test_loads_no_numba(module: str, fresh: Callable[[str], str]) -> None:
+    assert fresh(f"import sys, {module}; print('numba' in sys.modules)").strip() == "False"
 
 
 def test_help_loads_neither_numpy_nor_pydantic(fresh: Callable[[str], str]) -> None:

@@ -57,7 +57,7 @@ def read_documents(config: DataConfig) -> tuple[list[Document], list[Document], 
     train, held = sources.held_out(documents, config.held_out)
     sizes = [sum(len(document.text.encode()) for document in split) for split in (train, held)]
     share = sizes[1] / sum(sizes)
-    line += f"; held out by the hash of names: {share:.0%} of the bytes"
+    line += f"; held out by the hash of the text: {share:.0%} of the bytes"
     if not config.held_out / 2 <= share <= config.held_out * 2:
         line += f" (asked: {config.held_out:.0%}; few or unequal documents come out unevenly)"
     return train, held, line

@@ -43,6 +43,8 @@ def generate(
     prompts = list(prompt or [])
     if file is not None:
         content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        if not content:
+            raise DataError(f"{file} is empty", do="write a prompt into it, or leave --file out to begin from nothing")
         try:
             prompts.append(content.decode("utf-8"))
         except UnicodeDecodeError as error:

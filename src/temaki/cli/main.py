@@ -2,8 +2,10 @@
 
 import io
 import sys
+from typing import Any
 
 import typer
+import typer.core
 
 from temaki.cli import data, demo, evaluate, generate, report, runs, tokenizer, train, validate
 
@@ -31,7 +33,6 @@ app.add_typer(data.app, name="data")
 
 @app.callback()
 def options(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
     version: bool = typer.Option(False, "--version", help="Print the version and leave."),
 ) -> None:
     """Build a language model by hand, from bytes to chat, on the machine you have.
@@ -51,10 +52,10 @@ def main() -> None:
 
         print(f"temaki {version('temaki')}")
         return
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    debug: list[bool] = []
+    command = _debuggable(typer.main.get_command(app), debug)
     try:
-        code = app(arguments or ["--help"], standalone_mode=False)
+        code = command.main(arguments or ["--help"], prog_name="temaki", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         if debug:
             raise
@@ -73,6 +74,29 @@ def main() -> None:
     if code == INTERRUPT:  # typer turns a KeyboardInterrupt into this code
         print(INTERRUPTED, file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _debuggable(command: Any, asked: list[bool]) -> Any:
+    """The same command, with --debug allowed after every verb; `asked` is filled where it is given."""
+    probe = typer.Typer(add_completion=False)
+
+    def note(value: bool) -> None:
+        if value:
+            asked.append(True)
+
+    @probe.command()
+    def _(debug: bool = typer.Option(False, "--debug", callback=note, help="Show the traceback of an error.")) -> None:
+        """Has the option that the verbs are given."""
+
+    option = typer.main.get_command(probe).params[0]
+    option.expose_value = False
+    waiting = [command]
+    while waiting:
+        each = waiting.pop()
+        each.params = [*each.params, option]
+        if isinstance(each, typer.core.TyperGroup):
+            waiting += each.commands.values()
+    return command
 
 
 def _explain(error: Exception) -> int:

@@ -33,8 +33,12 @@ def resolve(
     minutes: float | None,
     depth: int | None,
     errors: str | None = None,
+    share: float = 1.0,
 ) -> dict[str, Any]:
-    """The recipe with the dial, `--text`, `--errors` and the changes laid over it; the dial's line is printed."""
+    """The recipe with the dial, `--text`, `--errors` and the changes laid over it; the dial's line is printed.
+
+    Training may fill `share` of the minutes.
+    """
     found = recipes.load(recipe)
     for key, value in (("data.text", text), ("data.errors", errors)):
         if value is not None:
@@ -44,7 +48,7 @@ def resolve(
     if minutes is not None or depth is not None:
         speed = dial.measure()
         print(f"this machine trains at {speed / 1e9:.0f} GFLOP/s", file=sys.stderr)
-    resolved, line = recipes.resolve(found, changes, minutes, depth, speed)
+    resolved, line = recipes.resolve(found, changes, minutes, depth, speed, share)
     if line is not None:
         print(line, file=sys.stderr)
     return resolved

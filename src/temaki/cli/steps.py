@@ -29,7 +29,7 @@ def demo(changes: list[str], text: str | None, errors: str | None, minutes: floa
     if how == "auto" and (out / "config.toml").exists():
         found = begun(out, changes, {"--text": text, "--errors": errors})
     else:
-        found = resolve({**RECIPE, "name": out.name}, changes, text, minutes * TRAINING, None, errors)
+        found = resolve({**RECIPE, "name": out.name}, changes, text, minutes, None, errors, TRAINING)
     heading("1. text, tokenizer, shards")
     work = Work()
     made = pipeline.ready(found, out, work)

@@ -4,7 +4,6 @@ Two sources: `standard_library`, the corpus that every CPython installation carr
 file or folder. `held_out` sets a share of any documents aside by hash.
 """
 
-import fnmatch
 import hashlib
 import mmap
 import os
@@ -25,23 +24,8 @@ SEPARATOR = "<|endoftext|>"
 LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 """Folders of the standard library that are not read: tests and what the user installed."""
 
-GENERATED = (
-    "encodings/cp[0-9]*.py",
-    "encodings/hp_roman8.py",
-    "encodings/iso8859_*.py",
-    "encodings/koi8_*.py",
-    "encodings/kz1048.py",
-    "encodings/mac_*.py",
-    "encodings/palmos.py",
-    "encodings/ptcp154.py",
-    "encodings/tis_620.py",
-    "pydoc_data/*",
-    "_sysconfigdata_*.py",
-    "config-*/*",
-)
-"""Files of the standard library that are not read: scripts and the build wrote them (code pages, help texts,
-the machine's own settings). They are data in the form of Python, no source text that anyone wrote, and would
-make a tenth of the corpus, far easier to predict than the rest."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""How a file in UTF-16 begins; it would be read as anything but what it says."""
 
 FEW = 8
 """Below so many documents, a share is held out by pieces of documents."""
@@ -102,7 +86,7 @@ class Files:
         if not content:
             return self._skip("empty")
         if b"\0" in content:
-            return self._skip("binary")
+            return self._skip("UTF-16" if content[:2] in UTF_16 else "binary")
         try:
             return content.decode("utf-8", self.errors)
         except UnicodeDecodeError:
@@ -142,6 +126,8 @@ class SingleFile:
             raise DataError(f"{self.path} holds no text", do="give a file with text in it")
 
     def _decode(self, content: mmap.mmap, begin: int, end: int) -> str:
+        if content[:2] in UTF_16:
+            raise DataError(f"{self.path} is UTF-16", allowed="UTF-8", do="convert it (iconv -f UTF-16 -t UTF-8)")
         found = content[begin:end]
         if self.errors == "strict" and (zero := found.find(b"\0")) >= 0:
             raise self._refuse("a NUL byte, which no text holds", content, begin + zero)
@@ -160,7 +146,7 @@ class SingleFile:
 
 
 def standard_library(start: int = 0) -> Files:
-    """The source text of the running CPython's standard library, without what is LEFT_OUT or GENERATED.
+    """The source text of the running CPython's standard library, without what is LEFT_OUT.
 
     Raises DataError where the installation carries no sources.
     """
@@ -197,19 +183,20 @@ def files(path: Path | str, errors: Errors = "strict", start: int = 0) -> Files 
 
 
 def held_out(documents: Iterable[Document], share: float) -> tuple[list[Document], list[Document]]:
-    """Split documents into (train, held), each in its order, by the hash of their ids: about `share` is held.
+    """Split documents into (train, held), each in its order, by the hash of their text: about `share` is held.
 
-    A document is held if its `fraction` is below the share. With fewer than FEW documents, or if one side
-    would be empty, documents are cut into pieces first, and if one side still is, it gets the piece nearest
-    to it. No text is lost, doubled or cut inside a character. Raises ConfigError for a share not between 0
-    and 1, DataError for a text too short to cut.
+    A document is held if its `fraction` is below the share, so that two of the same text are on the same side.
+    With fewer than FEW documents, or if one side would be empty, documents are cut into pieces first, and if one
+    side still is, it gets the piece nearest to it (where all pieces are alike, one of them). No text is lost, doubled
+    or cut inside a character. Raises ConfigError for a share not between 0 and 1, DataError for a text too short to
+    cut.
     """
     if not 0 < share < 1:
         raise ConfigError("the held-out share is out of range", found=str(share), allowed="above 0, below 1")
     given = list(documents)
-    held = [document for document in given if fraction(document.id) < share]
+    held = [document for document in given if fraction(document.text) < share]
     if len(given) >= FEW and 0 < len(held) < len(given):
-        return [document for document in given if fraction(document.id) >= share], held
+        return [document for document in given if fraction(document.text) >= share], held
     cut = _cut(given)
     if len(cut) < 2:
         raise DataError(
@@ -217,19 +204,19 @@ def held_out(documents: Iterable[Document], share: float) -> tuple[list[Document
             found=f"{sum(len(document.text) for document in given)} characters",
             do="give more text",
         )
-    nearest = sorted((document.id for document in cut), key=fraction)
-    below = sum(fraction(id) < share for id in nearest)
-    chosen = frozenset(nearest[: min(max(1, below), len(cut) - 1)])
+    nearest = sorted((fraction(document.text), document.id) for document in cut)
+    below = sum(found < share for found, _ in nearest)
+    chosen = frozenset(id for _, id in nearest[: min(max(1, below), len(cut) - 1)])
     return [one for one in cut if one.id not in chosen], [one for one in cut if one.id in chosen]
 
 
-def fraction(id: str) -> float:
-    """A number in 0..1 that the id alone decides: the first 8 bytes of its sha256, big endian, over 2^64.
+def fraction(text: str) -> float:
+    """A number in 0..1 that the text alone decides: the first 8 bytes of its sha256, big endian, over 2^64.
 
-    >>> round(fraction("os.py"), 6)
-    0.850949
+    >>> round(fraction("import os"), 6)
+    0.86784
     """
-    return int.from_bytes(hashlib.sha256(id.encode("utf-8")).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big") / 2**64
 
 
 def pieces(text: str, size: int) -> Iterator[str]:
@@ -289,9 +276,7 @@ def _counted(skipped: Mapping[str, int]) -> str:
 
 
 def _is_source(path: str) -> bool:
-    return not LEFT_OUT.intersection(path.split("/")[:-1]) and not any(
-        fnmatch.fnmatchcase(path, pattern) for pattern in GENERATED
-    )
+    return not LEFT_OUT.intersection(path.split("/")[:-1])
 
 
 def _runs(content: mmap.mmap, separator: bytes) -> Iterator[tuple[int, int]]:

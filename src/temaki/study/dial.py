@@ -63,20 +63,21 @@ def measure(repeats: int = 4) -> float:
     return tokens * flops_per_token(config, context) / min(times[1:])
 
 
-def by_minutes(minutes: float, speed: float, vocabulary: int, recipe: Mapping[str, Any]) -> Dialed:
-    """The deepest model for which `minutes` at `speed` FLOP/s hold RATIO ids a matrix parameter.
+def by_minutes(minutes: float, speed: float, vocabulary: int, recipe: Mapping[str, Any], share: float = 1.0) -> Dialed:
+    """The deepest model for which a share of `minutes` at `speed` FLOP/s holds RATIO ids a matrix parameter.
 
     The kinds of `recipe`'s mixers and its context stay.
     """
-    budget = minutes * 60 * speed
+    filled = minutes * share
+    budget = filled * 60 * speed
     depths = [depth for depth in range(1, DEEPEST + 1) if depth % len(_pattern(recipe)) == 0]
     fitting = [depth for depth in depths if depth >= 2 and _cost(depth, vocabulary, recipe) <= budget]
     made, tokens = _tables(max(fitting, default=depths[0] if depths[0] > 1 else 2), vocabulary, recipe)
     model = _model(made, vocabulary)
     steps = max(SHORTEST, int(budget / flops_per_token(model, made["batch"]["context"]) / tokens))
     _lengthen(made, steps)
-    made["stop"]["minutes"] = minutes
-    return Dialed(made, _line(made, vocabulary, minutes, f"--minutes {minutes:g}"))
+    made["stop"]["minutes"] = filled
+    return Dialed(made, _line(made, vocabulary, filled, f"--minutes {minutes:g}"))
 
 
 def by_depth(depth: int, speed: float, vocabulary: int, recipe: Mapping[str, Any]) -> Dialed:

@@ -8,6 +8,7 @@ from temaki.base import config as config_door
 from temaki.base.errors import ConfigError
 from temaki.batches.config import DataConfig
 from temaki.study import dial
+from temaki.tokens import files
 from temaki.train.config import RunConfig
 
 
@@ -32,19 +33,21 @@ def resolve(
     minutes: float | None = None,
     depth: int | None = None,
     speed: float = 0.0,
+    share: float = 1.0,
 ) -> tuple[dict[str, Any], str | None]:
     """The recipe with the dial laid over it and the changes over both, and the dial's line.
 
-    `speed` is what training reaches on this machine in FLOP/s (`dial.measure`), needed for a dial.
+    `speed` is what training reaches on this machine in FLOP/s (`dial.measure`), needed for a dial; training may fill
+    `share` of the dial's minutes.
     Raises ConfigError for two dials at once.
     """
     check_dial(minutes, depth)
     found, line = dict(recipe), None
     if minutes is not None or depth is not None:
         changed = config_door.override(recipe, changes)
-        size = data(changed).vocabulary
+        size = vocabulary(data(changed))
         turned = (
-            dial.by_minutes(minutes, speed, size, changed)
+            dial.by_minutes(minutes, speed, size, changed, share)
             if minutes is not None
             else dial.by_depth(depth or 1, speed, size, changed)
         )
@@ -58,6 +61,13 @@ def data(found: Mapping[str, Any]) -> DataConfig:
     if not isinstance(table, Mapping):
         raise ConfigError("data: not a table", found=str(table))
     return config_door.read(DataConfig, table, where="[data]")
+
+
+def vocabulary(table: DataConfig) -> int:
+    """How many ids the data will have: those of a tokenizer that is there already, else what the table asks for."""
+    if table.shards is not None:
+        return files.load(Path(table.shards) / "tokenizer").size
+    return files.load(Path(table.tokenizer)).size if table.tokenizer is not None else table.vocabulary
 
 
 def complete(found: Mapping[str, Any], vocabulary: int) -> RunConfig:
