@@ -19,7 +19,7 @@ from temaki.checkpoint.store import Facts, Store
 from temaki.formats import open as door
 from temaki.model import build
 from temaki.model import config as m
-from temaki.tokens import bpe
+from temaki.tokens import bpe, bpe_train
 from temaki.tokens import files as tokenizer_files
 
 ATTENTION = m.BlockConfig(mixer=m.AttentionConfig(heads=4, kv_heads=2, qk_norm=True))
@@ -54,7 +54,7 @@ def facts(step: int, tokenizer: str = "") -> Facts:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> bpe.Bpe:
-    return bpe.train(["the tokenizer travels with the model, the model travels with the tokenizer"], 262)
+    return bpe_train.train(["the tokenizer travels with the model, the model travels with the tokenizer"], 262)
 
 
 @pytest.fixture

@@ -9,47 +9,81 @@ from typing import Any
 import pytest
 
 from temaki.base.errors import TokenizerError
-from temaki.tokens import bpe, files
+from temaki.tokens import bpe, bpe_train, characters, files, printable, sentencepiece, wordpiece_train
+from temaki.tokens.bytepiece import BytePiece
+from temaki.tokens.frame import Frame
+from temaki.tokens.normalized import Normalized
+from temaki.tokens.tokenizer import Tokenizer, fingerprint
+from temaki.tokens.unigram import Unigram
 
 TEXT = 'the cat sat on the mat, "the" cät 了了 \n\n\t\'ll \x00 ab ab'
 
 
 def made(pattern: str = "gpt2") -> bpe.Bpe:
-    return bpe.train([TEXT], 300, special=["<|endoftext|>", "<s> é\n"], pattern=pattern)
+    return bpe_train.train([TEXT], 300, special=["<|endoftext|>", "<s> é\n"], pattern=pattern)
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", r"\S+|\s+"])
-def test_what_is_loaded_is_what_was_saved(tmp_path, pattern):
-    tokenizer = made(pattern)
+MADE: dict[str, Callable[[], Tokenizer]] = {
+    "bpe": made,
+    "own pattern": lambda: made(r"\S+|\s+"),
+    "ranks": lambda: bpe.Bpe([bytes([b]) for b in range(256)] + [b"th", b"the", b"<s>", b""], None, {"<s>": 258}),
+    "foreign layout": lambda: bpe.Bpe(
+        [b"ab", *(bytes([value]) for value in reversed(range(256))), b"<s>", b"unused"], [(b"a", b"b")], {"<s>": 257}
+    ),
+    "characters": lambda: characters.train([TEXT]),
+    "unknown characters": lambda: characters.train([TEXT], special=["<s>", "<unk>"], unknown="<unk>"),
+    "wordpiece": lambda: wordpiece_train.train([TEXT], 60),
+    "bytepiece": lambda: BytePiece({**{bytes([value]): 2 for value in range(256)}, b"the": 9, " cät".encode(): 3}),
+    "normalized": lambda: Normalized(made(), "NFC"),
+}
+"""A tokenizer of each kind, and of each manner of it."""
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_loaded_is_what_was_saved(tmp_path, name):
+    tokenizer = MADE[name]()
     files.save(tokenizer, tmp_path / "new" / "tokenizer")
     loaded = files.load(tmp_path / "new" / "tokenizer")
-    assert isinstance(loaded, bpe.Bpe)
-    assert loaded.fingerprint == tokenizer.fingerprint
-    assert (loaded.tokens, loaded.merges, loaded.pattern) == (tokenizer.tokens, tokenizer.merges, pattern)
-    assert dict(loaded.special) == dict(tokenizer.special)
+    assert type(loaded) is type(tokenizer)
+    assert (loaded.fingerprint, loaded.facts()) == (tokenizer.fingerprint, tokenizer.facts())
+    assert (loaded.tokens, dict(loaded.special)) == (tokenizer.tokens, dict(tokenizer.special))
     asked = list(tokenizer.special)
-    assert loaded.encode_list(TEXT, special=asked) == tokenizer.encode_list(TEXT, special=asked)
+    for text in (TEXT, "<s><|endoftext|>", "e\u0301 the"):
+        assert loaded.encode_list(text, special=asked) == tokenizer.encode_list(text, special=asked)
     assert sorted(path.name for path in (tmp_path / "new" / "tokenizer").iterdir()) == [
         "vocabulary.json",
         "vocabulary.txt",
     ]
 
 
-def test_a_foreign_layout_keeps_its_ids(tmp_path):
-    tokens = [b"ab", *(bytes([value]) for value in reversed(range(256))), b"<s>", b"unused"]
-    tokenizer = bpe.Bpe(tokens, [(b"a", b"b")], {"<s>": 257})
-    files.save(tokenizer, tmp_path)
-    assert files.load(tmp_path).encode_list("abc<s>", special=["<s>"]) == [0, 1 + 255 - ord("c"), 257]
+def test_a_unigram_model_is_loaded_as_it_was_saved(tmp_path, data):
+    model = Unigram(sentencepiece.load(data("t5_spm/spiece.model")))
+    files.save(model, tmp_path)
+    loaded = files.load(tmp_path)
+    assert type(loaded) is Unigram
+    assert loaded.fingerprint == model.fingerprint
+    assert loaded.encode_list(TEXT) == model.encode_list(TEXT)
+
+
+def test_a_frame_goes_with_its_tokenizer(tmp_path):
+    frame = Frame(before=("<|endoftext|>",), after=("<s> é\n",), ordinary=("<s> é\n",))
+    files.save(made(), tmp_path, frame)
+    loaded, found = files.load_framed(tmp_path)
+    assert found == frame
+    ids = found.around(loaded.encode("the"), loaded)
+    assert loaded.decode(ids) == "<|endoftext|>the<s> é\n"
+    with pytest.raises(TokenizerError, match="frame"):
+        files.save(made(), tmp_path, Frame(before=("nothing",)))
 
 
 def test_every_byte_has_its_printable_character():
-    characters = [files.printable(bytes([value])) for value in range(256)]
-    assert len(set(characters)) == 256
-    assert all(character.isprintable() and not character.isspace() for character in characters)
-    assert [files.unprintable(character) for character in characters] == [bytes([v]) for v in range(256)]
-    assert files.printable(b" \n\x00~\xad\xff") == "ĠĊĀ~Ńÿ"  # as GPT-2's files have it
+    shown = [printable.printable(bytes([value])) for value in range(256)]
+    assert len(set(shown)) == 256
+    assert all(character.isprintable() and not character.isspace() for character in shown)
+    assert [printable.unprintable(character) for character in shown] == [bytes([v]) for v in range(256)]
+    assert printable.printable(b" \n\x00~\xad\xff") == "ĠĊĀ~Ńÿ"  # as GPT-2's files have it
     with pytest.raises(TokenizerError, match="no byte"):
-        files.unprintable("a b")
+        printable.unprintable("a b")
 
 
 def test_the_vocabulary_for_eyes_has_a_line_for_each_id(tmp_path):
@@ -69,23 +103,40 @@ def changed(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda content: {**content, **changes}
 
 
+def resealed(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Other facts, and the fingerprint that fits them."""
+
+    def change(content: dict[str, Any]) -> dict[str, Any]:
+        facts = {name: value for name, value in {**content["facts"], **changes}.items() if value != "left out"}
+        return {**content, "facts": facts, "fingerprint": fingerprint(content["kind"], facts)}
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (changed(version=2), "version 2"),
-        (changed(kind="wordpiece"), "wordpiece"),
+        (changed(version=3), "version 3"),
+        (changed(version=True), "version True"),
+        (changed(kind="wordpiece"), "fingerprint"),
+        (changed(kind="nothing", fingerprint="x"), "fingerprint"),
         (changed(extra=1), "'extra' is unknown"),
-        (lambda c: {k: v for k, v in c.items() if k != "merges"}, "'merges' is missing"),
-        (changed(tokens="abc"), "tokens must be of type list"),
-        (changed(special=[]), "special must be of type dict"),
-        (lambda c: {**c, "special": {**c["special"], "<|endoftext|>": True}}, "integers"),
-        (lambda c: {**c, "tokens": [*c["tokens"], 7]}, "int at place"),
-        (lambda c: {**c, "tokens": [*c["tokens"], " "]}, "no byte"),
-        (lambda c: {**c, "merges": [*c["merges"], "ab"]}, "space between"),
-        (lambda c: {**c, "merges": c["merges"][::-1]}, "fingerprint"),
-        (changed(pattern="gpt3"), "gpt2"),
-        (changed(pattern="("), "regular expression"),
+        (changed(frame={}), "frame"),
+        (lambda c: {k: v for k, v in c.items() if k != "facts"}, "'facts' is missing"),
+        (changed(facts=[]), "fingerprint"),
         (changed(fingerprint="0" * 64), "fingerprint"),
+        (lambda c: {**c, "facts": {**c["facts"], "merges": c["facts"]["merges"][::-1]}}, "fingerprint"),
+        (resealed(tokens="abc"), "tokens"),
+        (resealed(special=[]), "special"),
+        (resealed(special={"<|endoftext|>": True}), "integer"),
+        (resealed(special={"": 0}), "special"),
+        (resealed(merges="left out"), "'merges' is missing"),
+        (resealed(merges=[[1]]), "pair"),
+        (resealed(merges=[[1, 1 << 80]]), "pair"),
+        (resealed(tokens=["61"], merges=[], special={}), "byte"),
+        (resealed(tokens=["6"]), "hexadecimal"),
+        (resealed(tokens=[None]), "hexadecimal"),
+        (resealed(pattern="("), "regular expression"),
     ],
 )
 def test_a_file_that_is_not_what_was_written_is_refused(tmp_path, change, says):
@@ -106,7 +157,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
         files.load(tmp_path)
 
 
-# ---- mutants ---------------------------------------------------------------------------------------------
+# ---- mutants ---------------------------------------------------------------------------------------------------------
 
 
 def mutant(content: bytes, draw: random.Random) -> bytes:
@@ -120,12 +171,11 @@ def mutant(content: bytes, draw: random.Random) -> bytes:
         return content[:at] + draw.randbytes(draw.randint(1, 4)) + content[at:]
     if kind == 3:
         return content[:at] + content[at + draw.randint(1, 40) :]
-    return swapped(content, draw)
+    return json.dumps(swapped(json.loads(content), draw)).encode()
 
 
-def swapped(content: bytes, draw: random.Random) -> bytes:
+def swapped(found: dict[str, Any], draw: random.Random) -> dict[str, Any]:
     """The same JSON with one value, somewhere, replaced by another kind of value."""
-    found = json.loads(content)
     values = [
         None,
         True,
@@ -148,13 +198,13 @@ def swapped(content: bytes, draw: random.Random) -> bytes:
         here = here[key]
         key = draw.choice(list(here) if isinstance(here, dict) else range(len(here)))
     here[key] = draw.choice(values)
-    return json.dumps(found).encode()
+    return found
 
 
 def survive(folder: Path, count: int, seed: int) -> tuple[int, int]:
     """Load mutants: (refused, equal to the original); anything else raises."""
     tokenizer = made()
-    files.save(tokenizer, folder)
+    files.save(tokenizer, folder, Frame(before=("<|endoftext|>",)))
     path = folder / "vocabulary.json"
     content = path.read_bytes()
     draw = random.Random(seed)
@@ -168,17 +218,13 @@ def survive(folder: Path, count: int, seed: int) -> tuple[int, int]:
                 changed = changed[: len(changed) // 2]
         path.write_bytes(changed)
         try:
-            loaded = files.load(folder)
+            loaded, frame = files.load_framed(folder)
         except TokenizerError:
             refused += 1
             continue
-        assert isinstance(loaded, bpe.Bpe)
-        assert (loaded.tokens, loaded.merges, loaded.pattern) == (
-            tokenizer.tokens,
-            tokenizer.merges,
-            tokenizer.pattern,
-        )
-        assert dict(loaded.special) == dict(tokenizer.special)
+        if b'"frame"' in changed:
+            assert frame == Frame(before=("<|endoftext|>",))
+        assert loaded.facts() == tokenizer.facts()
         equal += 1
     return refused, equal
 
@@ -193,3 +239,30 @@ def test_a_thousand_mutants_are_refused_or_equal(tmp_path):
 def test_a_hundred_thousand_mutants_are_refused_or_equal(tmp_path):
     refused, equal = survive(tmp_path, 100_000, seed=2)
     assert refused + equal == 100_000
+
+
+def believed(name: str, count: int, seed: int) -> tuple[int, int]:
+    """Facts with other values, as if a fingerprint had been forged: (refused, taken); anything else raises."""
+    tokenizer = MADE[name]()
+    content = json.dumps(tokenizer.facts())
+    draw = random.Random(seed)
+    refused = taken = 0
+    for _ in range(count):
+        facts = json.loads(content)
+        for _ in range(draw.choice([1, 1, 2])):
+            swapped(facts, draw)
+        try:
+            loaded = files.build(tokenizer.kind, facts)
+            loaded.decode(loaded.encode("the cat <s>", list(loaded.special)))
+        except TokenizerError:
+            refused += 1
+            continue
+        taken += 1
+    return refused, taken
+
+
+@pytest.mark.parametrize("name", ["bpe", "ranks", "characters", "unknown characters", "wordpiece", "normalized"])
+def test_forged_facts_are_refused_or_work(name):
+    refused, taken = believed(name, 150, seed=3)
+    assert refused + taken == 150
+    assert refused > 50

@@ -259,11 +259,11 @@ def test_weights_that_are_not_finite_are_named(prepared: Prepared, tmp_path: Pat
 def test_another_tokenizer_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     import shutil
 
-    from temaki.tokens import bpe, files
+    from temaki.tokens import bpe_train, files
 
     shutil.copytree(prepared.folder, tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "tokenizer")
-    files.save(bpe.train(["some other text to learn from"], 270), tmp_path / "data" / "tokenizer")
+    files.save(bpe_train.train(["some other text to learn from"], 270), tmp_path / "data" / "tokenizer")
     with pytest.raises(DataError, match="another tokenizer"):
         open_prepared(tmp_path / "data")
 

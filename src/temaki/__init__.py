@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from temaki.formats.open import open as open
     from temaki.study.pipeline import generate as generate
     from temaki.study.pipeline import run_recipe as train
-    from temaki.tokens.bpe import train as train_tokenizer
+    from temaki.tokens.bpe_train import train as train_tokenizer
     from temaki.tokens.files import load as load_tokenizer
     from temaki.tokens.tokenizer import Tokenizer as Tokenizer
 
@@ -35,7 +35,7 @@ _PLACES = {
     "load_tokenizer": ("temaki.tokens.files", "load"),
     "open": ("temaki.formats.open", "open"),
     "train": ("temaki.study.pipeline", "run_recipe"),
-    "train_tokenizer": ("temaki.tokens.bpe", "train"),
+    "train_tokenizer": ("temaki.tokens.bpe_train", "train"),
 }
 
 __all__ = ["TemakiError", "Tokenizer", "generate", "load_tokenizer", "open", "train", "train_tokenizer"]

@@ -40,6 +40,16 @@ def kernel(function: Callable[..., Any]) -> Any:
     return compiled
 
 
+def bare_kernel(function: Callable[..., Any]) -> Any:
+    """As `kernel`, for one that makes no array and gives none back: it keeps no count of who holds its arguments.
+
+    That count costs two atomic steps for each array in each call that is not inlined.
+    """
+    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
+    compiled._cache = _Cache(function)
+    return compiled
+
+
 def threads() -> int:
     """How many threads this process may use."""
     if sys.platform == "linux":

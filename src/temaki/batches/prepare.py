@@ -17,10 +17,10 @@ from temaki.batches.config import DataConfig
 from temaki.batches.shards import Shards
 from temaki.corpus import sources
 from temaki.corpus.sources import Document
-from temaki.tokens import bpe, files
-from temaki.tokens.tokenizer import Tokenizer
+from temaki.tokens import bpe_train, files
+from temaki.tokens.tokenizer import END_OF_TEXT, Tokenizer
 
-BOUNDARY = bpe.END_OF_TEXT
+BOUNDARY = END_OF_TEXT
 """The special token that begins each document and, as a target, ends it."""
 
 SETTINGS = "data.toml"
@@ -65,7 +65,7 @@ def read_documents(config: DataConfig) -> tuple[list[Document], list[Document], 
 
 def train_tokenizer(config: DataConfig, documents: Sequence[Document], progress: Progress) -> Tokenizer:
     """A byte-level BPE tokenizer of at most `config.vocabulary` ids, trained on the documents."""
-    return bpe.train(
+    return bpe_train.train(
         (document.text for document in documents), config.vocabulary, (BOUNDARY,), config.split,
         progress=lambda done, of: progress("tokenizer: ids", done, of),
     )  # fmt: skip

@@ -3,9 +3,12 @@
 import sys
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from temaki.train.hooks import Hook
-from temaki.train.loop import Run
+
+if TYPE_CHECKING:
+    from temaki.train.loop import Run
 
 REDRAW = 0.2
 """Seconds between two drawings on a terminal."""
@@ -60,7 +63,7 @@ class Work:
             self._line.close()
             self._what, self._start = what, now
         spent = now - self._start
-        if spent < 2 and done < of:
+        if spent < 2:
             return
         left = spent / done * (of - done) if done else 0.0
         text = f"{what} {done:,} of {of:,}" + (f", {clock(left)} left" if done < of else f" in {clock(spent)}")
@@ -81,17 +84,17 @@ class TrainingLine(Hook):
         self._loss = 0.0
         self._first = 0
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: "Run") -> None:
         self._first = run.step
 
-    def step(self, run: Run, line: Mapping[str, float]) -> None:
+    def step(self, run: "Run", line: Mapping[str, float]) -> None:
         self._loss = line["loss"] if not self._loss else 0.9 * self._loss + 0.1 * line["loss"]
         self._line.show(self._text(run, line), final=run.step == run.plan.steps)
 
-    def end(self, run: Run, reason: str) -> None:
+    def end(self, run: "Run", reason: str) -> None:
         self._line.close()
 
-    def _text(self, run: Run, line: Mapping[str, float]) -> str:
+    def _text(self, run: "Run", line: Mapping[str, float]) -> str:
         left = run.seconds / run.step * (run.plan.steps - run.step)
         if run.config.stop.minutes is not None and not run.plan.settled:
             left = max(0.0, run.config.stop.minutes * 60 - run.seconds)

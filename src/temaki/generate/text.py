@@ -12,9 +12,9 @@ from temaki.generate.config import SamplingConfig, checked
 from temaki.generate.engine import Engine
 from temaki.generate.executor import Executor
 from temaki.generate.request import Done, Event, LogProbs, Request
-from temaki.tokens.tokenizer import TextStream, Tokenizer
+from temaki.tokens.tokenizer import END_OF_TEXT, TextStream, Tokenizer
 
-START = "<|endoftext|>"
+START = END_OF_TEXT
 """Stands in front of every document in training: so it begins a prompt, and ends an answer."""
 
 

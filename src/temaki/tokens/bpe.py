@@ -1,84 +1,37 @@
-"""Byte-level BPE, plain and readable: the trainer, and the tokenizer it makes. No byte is ever unknown.
+"""Byte-level BPE, compiled: text <-> ids at the speed of the memory, the same ids as the readable twin `plain_bpe`.
 
-Training starts from the 256 bytes and again and again joins the most frequent pair of neighbours inside
-pre-tokens. Encoding joins, inside each pre-token, the pair that was learned first, until none is left that
-was learned. Source: Sennrich et al. 2016; Radford et al. 2019 (bytes); Stanford CS336 (the tie rule).
+Source: Sennrich et al. 2016; Radford et al. 2019 (bytes); Provilkov et al. 2020 (dropout).
 """
 
-import hashlib
-import heapq
-import json
-from array import array
-from collections import Counter
+import codecs
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
-from types import MappingProxyType
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
 
+from temaki.base import compile
 from temaki.base.errors import TokenizerError
-from temaki.tokens import split, utf8
-from temaki.tokens.pairs import PairTable
-from temaki.tokens.tokenizer import Noise, Ragged, TextStream
+from temaki.tokens import bpe_vocabulary, feed, plain_bpe, tokenizer
+from temaki.tokens.bpe_encoder import OUT_SPARE, Asked, Encoder
+from temaki.tokens.bpe_vocabulary import Vocabulary
+from temaki.tokens.kernels import decode as kernels
+from temaki.tokens.tokenizer import END_OF_TEXT, Noise, Ragged, TextStream
 
-END_OF_TEXT = "<|endoftext|>"
-"""The default special token: it separates documents and begins them."""
+SHORT = 1 << 14
+"""Characters of a text that is one job."""
 
-NONE = -1
-"""The id of a place that was swallowed by a merge."""
+MANY = 1 << 20
+"""Bytes from which on several threads are worth their start."""
 
+AT_ONCE = 1 << 15
+"""Ids that are decoded at a time, so that their bytes stay near."""
 
-def train(
-    texts: Iterable[str],
-    size: int,
-    special: Sequence[str] = (END_OF_TEXT,),
-    pattern: str = "gpt2",
-    progress: Callable[[int, int], None] | None = None,
-) -> "Bpe":
-    """Learn a vocabulary of `size` ids from texts: special tokens first, then the 256 bytes, then merges.
-
-    Stops early, with a smaller `.size`, when no pair is left. Special tokens found in the texts are not
-    counted. Memory grows with the number of distinct pre-tokens, not with the text. `progress(ids so far,
-    size)` is called after each merge. Raises TokenizerError for a size that leaves no room, an empty corpus,
-    unusable special tokens.
-
-    >>> train(["low low low lower newest newest"], size=260).token(259)
-    b' low'
-    """
-    split.check_special(special)
-    first = 256 + len(special)
-    if isinstance(size, bool) or not isinstance(size, int) or not first <= size < 1 << 32:
-        raise TokenizerError(
-            "vocabulary size out of range",
-            found=repr(size),
-            allowed=f"{first} (256 bytes and {len(special)} special tokens) to {(1 << 32) - 1}",
-        )
-    words = count_words(texts, special, pattern)
-    if not words:
-        raise TokenizerError("no text to learn a vocabulary from", do="give a corpus that is not empty")
-    table = PairTable(words.items())
-    merges: list[tuple[bytes, bytes]] = []
-    while first + len(merges) < size and (pair := table.best()) is not None:
-        merges.append((table.tokens[pair[0]], table.tokens[pair[1]]))
-        table.merge(pair)
-        if progress is not None:
-            progress(first + len(merges), size)
-    return from_merges(merges, special, pattern)
-
-
-def count_words(texts: Iterable[str], special: Sequence[str], pattern: str) -> Counter[bytes]:
-    """How often each pre-token occurs in the texts, special tokens left out. Raises TokenizerError."""
-    if isinstance(texts, str):
-        raise TokenizerError("texts are a list of texts", found="one text", do="write [text]")
-    splitter = split.Splitter(pattern)
-    words: Counter[str] = Counter()
-    for text in texts:
-        for block in splitter.blocks([utf8.checked(text)], special):
-            for part, is_special in split.parts(block, special):
-                if not is_special:
-                    words.update(splitter.words(part))
-    return Counter({word.encode("utf-8"): count for word, count in words.items()})
+PIECE = 1 << 25
+"""Ids that are written to one array; more of them are put together in the end."""
 
 
 def from_merges(
@@ -89,88 +42,150 @@ def from_merges(
     >>> from_merges([(b"a", b"b")]).encode_list("abba")
     [257, 99, 98]
     """
-    split.check_special(special)
-    tokens = [text.encode("utf-8") for text in special] + [bytes([value]) for value in range(256)]
-    tokens += [left + right for left, right in merges]
-    return Bpe(tokens, merges, {text: id for id, text in enumerate(special)}, pattern)
+    special_ids = {text: id for id, text in enumerate(special)}
+    return Bpe(plain_bpe.layout(merges, special), merges, special_ids, pattern)
 
 
 class Bpe:
-    """A byte-level BPE tokenizer with any layout of ids. Implements the Tokenizer contract."""
+    """A byte-level BPE tokenizer with any layout of ids. Implements the Tokenizer contract.
+
+    `threads` of a call: how many may work on it, by default all that the process may use; the ids do not depend on it.
+    """
+
+    kind = "bpe"
 
     def __init__(
         self,
         tokens: Sequence[bytes],
-        merges: Sequence[tuple[bytes, bytes]],
+        merges: Sequence[tuple[bytes, bytes]] | None,
         special: Mapping[str, int],
         pattern: str = "gpt2",
+        whole: bool | None = None,
         remember: int = 1 << 18,
     ):
         """`tokens[id]` are the bytes of an id (a special token's: its text), `merges` in the order learned.
 
-        `remember` is how many pre-tokens are kept with their ids, so that a frequent one is encoded once.
-        Raises TokenizerError where a byte or a merge has no id, two ids share their bytes, or a merge is made
-        of what no earlier merge made.
+        Without merges the rule of ranks holds (see `bpe_vocabulary`). `whole`: a pre-token that is a token is taken
+        as it is; by default so with the rule of ranks. `remember` is how many pre-tokens beside the vocabulary are
+        kept with their ids, so that a frequent one is merged once. Raises TokenizerError as `Vocabulary` says.
         """
-        self.tokens = tuple(tokens)
-        self.merges = tuple(merges)
-        self.special: Mapping[str, int] = MappingProxyType(dict(special))
+        whole = merges is None if whole is None else whole
+        merges = None if merges is None else tuple(merges)
+        self.vocabulary = Vocabulary(tuple(tokens), merges, special, pattern, whole)
+        self.tokens = self.vocabulary.tokens
+        self.merges = merges or ()
+        self.special = self.vocabulary.special
         self.pattern = pattern
         self.size = len(self.tokens)
-        self.fingerprint = fingerprint(self.tokens, self.merges, self.special, pattern)
-        self._ids = _ids(self.tokens, self.special)
-        self._pairs, self._ranks = _ranked(self.merges, self._ids)
-        self._splitter = split.Splitter(pattern)
-        self._words = _Words(self._encode_word, remember)
-        self._packed_special = {text: array("I", [id]).tobytes() for text, id in self.special.items()}
+        self.fingerprint = tokenizer.fingerprint(self.kind, self.facts())
+        self._remember = remember
+        self._buffers = feed.Buffers()
+        self._large_buffers = feed.Buffers(4 * feed.BLOCK)  # several threads: fewer jobs to hand over
+        self._room = feed.Buffers(16 * feed.BLOCK)
 
-    def encode(self, text: str, special: Collection[str] = (), noise: Noise | None = None) -> ndarray:
+    @classmethod
+    def from_ranks(cls, tokens: Sequence[bytes], special: Mapping[str, int], pattern: str) -> "Bpe":
+        """The tokenizer of tiktoken's rule: the rank of a token is its id. Raises TokenizerError."""
+        return cls(tokens, None, special, pattern)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, object]) -> "Bpe":
+        """The tokenizer that gave these facts. Raises TokenizerError for anything else."""
+        found = bpe_vocabulary.of(facts)
+        return cls(found.tokens, found.merges, found.special, found.pattern, found.whole)
+
+    def facts(self) -> dict[str, object]:
+        """Everything that can change an id."""
+        return self.vocabulary.facts()
+
+    def encode(
+        self, text: str, special: Collection[str] = (), noise: Noise | None = None, threads: int | None = None
+    ) -> ndarray:
         """The ids of a text, uint32 [N]; special tokens arise from it only where named in `special`.
 
-        Raises TokenizerError for a special token that the vocabulary lacks, for a lone surrogate, for noise.
+        Raises TokenizerError for a special token that the vocabulary lacks, for a lone surrogate, for noise that
+        is no Dropout.
         """
+        if type(text) is not str:
+            raise TokenizerError("a text to encode is a str", found=type(text).__name__)
+        asked = self._encoder.asked(special)
         if noise is not None:
-            raise TokenizerError("this tokenizer knows no random segmentation yet", do="leave noise out")
-        self._known(special)
-        return np.frombuffer(bytearray(self._pack(utf8.checked(text), special)), np.uint32)
+            return self._encode_noisy(text, asked, noise)
+        if len(text) < SHORT:
+            return self._job(feed.alone(text, self._buffers), asked, self._buffers)[0]
+        at_once = _at_once(feed.most_bytes([text]), threads)
+        jobs = feed.stretches([text], self._cut(asked), self._buffers_for(at_once))
+        return self._encode(jobs, feed.most_bytes([text]), asked, at_once).ids
 
     def encode_list(self, text: str, special: Collection[str] = ()) -> list[int]:
-        """The ids of a text as a list."""
-        return self.encode(text, special).tolist()
+        """The ids of a text as a list; raises as `encode`."""
+        if type(text) is not str:
+            raise TokenizerError("a text to encode is a str", found=type(text).__name__)
+        found: list[int] = []
+        for ids in self.encode_iterable([text], special):
+            found += self._integers[ids].tolist()
+        return found
 
-    def encode_batch(self, texts: Sequence[str | bytes], special: Collection[str] = ()) -> Ragged:
+    def encode_batch(
+        self, texts: Sequence[str | bytes], special: Collection[str] = (), threads: int | None = None
+    ) -> Ragged:
         """The ids of several texts; bytes are read as UTF-8. Raises TokenizerError naming the text."""
-        self._known(special)
-        packed = bytearray()
-        offsets = [0]
-        for number, text in enumerate(texts):
-            try:
-                packed += self._pack("".join(utf8.decoded([text])), special)
-            except TokenizerError as error:
-                raise TokenizerError(f"text {number}: {error}") from None
-            offsets.append(len(packed) // 4)
-        return Ragged(np.frombuffer(packed, np.uint32), np.array(offsets, np.int64))
+        asked = self._encoder.asked(special)
+        most = feed.most_bytes(texts)
+        at_once = _at_once(most, threads)
+        return self._encode(feed.texts_of(texts, self._cut(asked), self._buffers_for(at_once)), most, asked, at_once)
+
+    def encode_file(self, path: Path, special: Collection[str] = (), threads: int | None = None) -> ndarray:
+        """The ids of a file of UTF-8 text as one text, read in blocks. Raises TokenizerError as `encode_iterable`."""
+        asked = self._encoder.asked(special)
+        most = path.stat().st_size
+        at_once = _at_once(most, threads)
+        buffers = self._buffers_for(at_once)
+        with path.open("rb", buffering=0) as file:
+            jobs = feed.stretches(iter(lambda: file.read(buffers.block), b""), self._cut(asked), buffers)
+            return self._encode(jobs, most, asked, at_once).ids
 
     def encode_iterable(self, chunks: Iterable[str | bytes], special: Collection[str] = ()) -> Iterator[ndarray]:
         """The ids of one text that comes in chunks; joined, they are those of the whole text.
 
-        Memory is bounded as `split.Splitter.blocks` says. Bytes are read as UTF-8 and may be cut anywhere.
-        Raises TokenizerError for what is not UTF-8, with the offset.
+        Memory is bounded as `feed.stretches` says. Bytes are read as UTF-8 and may be cut anywhere. Raises
+        TokenizerError for what is not UTF-8, with the offset.
         """
-        self._known(special)
-        for block in self._splitter.blocks(utf8.decoded(chunks), special):
-            yield np.frombuffer(bytearray(self._pack_block(block, special)), np.uint32)
+        asked = self._encoder.asked(special)
+        for job in feed.stretches(chunks, self._cut(asked), self._buffers):
+            ids, _ = self._job(job, asked, self._buffers)
+            if len(ids):
+                yield ids
 
     def decode_bytes(self, ids: Sequence[int] | ndarray) -> bytes:
         """The bytes of all ids, joined. Raises TokenizerError for an id that is not in the vocabulary."""
-        return b"".join(map(self.tokens.__getitem__, self._checked_ids(ids)))
+        buffer = np.empty(0, np.uint8)
+        parts: list[bytes] = []
+        for part, size in self._decodable(ids):
+            if buffer.size < size:
+                buffer = np.empty(2 * size, np.uint8)
+            parts.append(buffer[: kernels.decode(part, *self._rows, buffer)].tobytes())
+        return b"".join(parts)
 
     def decode(self, ids: Sequence[int] | ndarray, errors: str = "replace") -> str:
         """The text of all ids; with errors="strict", TokenizerError where their bytes are not UTF-8."""
+        buffer, held, before = np.empty(0, np.uint8), 0, 0
+        parts: list[str] = []
         try:
-            return self.decode_bytes(ids).decode("utf-8", errors)
+            for part, size in self._decodable(ids):
+                if buffer.size < held + size:
+                    buffer = np.concatenate([buffer[:held], np.empty(2 * size, np.uint8)])
+                stop = held + kernels.decode(part, *self._rows, buffer[held:])
+                text, used = codecs.utf_8_decode(buffer.data[:stop], errors, False)  # what is cut waits for the next
+                parts.append(text)
+                buffer[: stop - used] = buffer[used:stop]
+                held, before = stop - used, before + used
+            parts.append(codecs.utf_8_decode(buffer.data[:held], errors, True)[0])
         except UnicodeDecodeError as error:
-            raise TokenizerError(f"the ids are not UTF-8 text: {error}", do='use errors="replace"') from None
+            raise TokenizerError(
+                f"the ids are not UTF-8 text: {error.reason} at byte {before + error.start}", do='use errors="replace"'
+            ) from None
+        return "".join(parts)
 
     def stream(self) -> TextStream:
         """A decoder for ids that come one by one."""
@@ -178,170 +193,156 @@ class Bpe:
 
     def token(self, id: int) -> bytes:
         """The bytes of an id. Raises TokenizerError for an unknown one."""
-        if not 0 <= id < self.size:
-            raise self._unknown(id)
+        if not 0 <= id < self.size or not self.tokens[id]:
+            raise plain_bpe.unknown_id(id, self.size)
         return self.tokens[id]
 
     def id(self, token: bytes) -> int:
         """The id of the plain token with these bytes: the inverse of `token`. Raises TokenizerError."""
-        if token not in self._ids:
+        if token not in self.vocabulary.ids:
             raise TokenizerError("no token has these bytes", found=repr(token))
-        return self._ids[token]
+        return self.vocabulary.ids[token]
 
-    def _pack(self, text: str, special: Collection[str]) -> bytes:
-        """The ids of a text as uint32 bytes."""
-        if len(text) <= split.BLOCK:
-            return self._pack_block(text, special)
-        return b"".join(self._pack_block(block, special) for block in self._splitter.blocks([text], special))
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.vocabulary, self._remember)
 
-    def _pack_block(self, text: str, special: Collection[str]) -> bytes:
-        packed: list[bytes] = []
-        for part, is_special in split.parts(text, special):
-            if is_special:
-                packed.append(self._packed_special[part])
-            else:
-                packed.extend(map(self._words.__getitem__, self._splitter.words(part)))
-        return b"".join(packed)
+    @cached_property
+    def _integers(self) -> ndarray:
+        """The ids as Python integers: a list of ids takes these instead of making new ones."""
+        return np.array(range(self.size), np.object_)
 
-    def _encode_word(self, word: bytes) -> bytes:
-        ids = merge_word([self._ids[word[i : i + 1]] for i in range(len(word))], self._ranks, self._pairs)
-        return array("I", ids).tobytes()
+    @cached_property
+    def _rows(self) -> tuple[ndarray, ndarray, ndarray]:
+        """The tables of `kernels.decode`: rows, text, offsets."""
+        text = np.frombuffer(bytearray(b"".join(self.tokens) + bytes(feed.SPARE)), np.uint8)
+        offsets = np.zeros(self.size + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, self.tokens), np.int64, self.size), out=offsets[1:])
+        rows = np.zeros(self.size * kernels.ROW, np.uint8)
+        kernels.fill_rows(rows, text, offsets)
+        return rows, text, offsets
 
-    def _known(self, special: Collection[str]) -> None:
-        unknown = [text for text in special if text not in self.special]
-        if unknown or isinstance(special, str):
-            raise TokenizerError(
-                "unknown special token",
-                found=repr(special) if isinstance(special, str) else ", ".join(map(repr, unknown)),
-                allowed=f"a list of these: {', '.join(map(repr, self.special)) or 'there are none'}",
-            )
+    def _cut(self, asked: Asked) -> feed.Cut:
+        return lambda buffer, stop: self._encoder.cut(buffer, stop, asked)
 
-    def _checked_ids(self, ids: Sequence[int] | ndarray) -> list[int]:
+    def _buffers_for(self, at_once: int) -> feed.Buffers:
+        return self._buffers if at_once == 1 else self._large_buffers
+
+    def _encode(self, jobs: Iterable[feed.Job], most: int, asked: Asked, at_once: int) -> Ragged:
+        """The ids of all jobs; `most`: bytes that they have at most."""
+        if at_once == 1:
+            return self._one_by_one(jobs, most, asked)
+        done = list(_in_order(lambda job: (*self._kept(job, asked), job.whole), jobs, at_once))
+        before, offsets = 0, [np.zeros(1, np.int64)]
+        for ids, stops, whole in done:
+            offsets.append(before + (stops if whole else stops[:-1]))
+            before += len(ids)
+        return Ragged(_joined([ids for ids, _, _ in done], at_once), np.concatenate(offsets))
+
+    def _one_by_one(self, jobs: Iterable[feed.Job], most: int, asked: Asked) -> Ragged:
+        """As `_encode`, in this thread: the ids are written where they stay."""
+        pieces: list[ndarray] = []
+        out = np.empty(min(most, PIECE) + OUT_SPARE, np.uint32)
+        before, o = 0, 0
+        offsets = [np.zeros(1, np.int64)]
+        for job in jobs:
+            size = int(job.bounds[-1]) + OUT_SPARE
+            if o + size > out.size:
+                pieces.append(_shrunk(out, o))
+                before, o = before + o, 0
+                out = np.empty(max(size, PIECE), np.uint32)
+            stops = self._encoder.encode(job.buffer, job.bounds, asked, out[o:])
+            self._buffers.give(job.buffer)
+            offsets.append(before + o + (stops if job.whole else stops[:-1]))
+            o += int(stops[-1]) if len(stops) else 0
+        pieces.append(_shrunk(out, o))
+        return Ragged(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), np.concatenate(offsets))
+
+    def _job(self, job: feed.Job, asked: Asked, buffers: feed.Buffers) -> tuple[ndarray, ndarray]:
+        """The ids of a job, and where each of its texts ends."""
+        size = int(job.bounds[-1]) + OUT_SPARE
+        room = self._room.take(4 * size)
+        out = room[: 4 * size].view(np.uint32)
+        stops = self._encoder.encode(job.buffer, job.bounds, asked, out)
+        ids = out[: int(stops[-1])].copy()
+        buffers.give(job.buffer)
+        self._room.give(room)
+        return ids, stops
+
+    def _kept(self, job: feed.Job, asked: Asked) -> tuple[ndarray, ndarray]:
+        """As `_job`, in room of its own: the ids are copied once, when all are put together."""
+        out = np.empty(int(job.bounds[-1]) + OUT_SPARE, np.uint32)
+        stops = self._encoder.encode(job.buffer, job.bounds, asked, out)
+        self._large_buffers.give(job.buffer)
+        return out[: int(stops[-1])], stops
+
+    def _encode_noisy(self, text: str, asked: Asked, noise: Noise) -> ndarray:
+        drop = plain_bpe.checked_noise(noise)
+        parts: list[ndarray] = []
+        place = 0
+        for job in feed.stretches([text], self._cut(asked), self._buffers):
+            stop = int(job.bounds[-1])
+            out = np.empty(stop + OUT_SPARE, np.uint32)
+            parts.append(out[: self._encoder.encode_noisy(job.buffer, stop, place, asked, drop, out)])
+            self._buffers.give(job.buffer)
+            place += stop
+        return np.concatenate(parts)
+
+    def _decodable(self, ids: Sequence[int] | ndarray) -> Iterator[tuple[ndarray, int]]:
+        """Some ids at a time, and room for their bytes. Raises TokenizerError for one that is not in the vocabulary."""
+        found = self._checked_ids(ids)
+        rows, _, offsets = self._rows
+        for first in range(0, len(found), AT_ONCE):
+            part = found[first : first + AT_ONCE]
+            size, wrong = kernels.measure(part, rows, offsets)
+            if wrong >= 0:
+                raise plain_bpe.unknown_id(int(part[wrong]), self.size, f" at place {first + wrong}")
+            yield part, size + kernels.ROW
+
+    def _checked_ids(self, ids: Sequence[int] | ndarray) -> ndarray:
+        """The ids as uint32, C-contiguous. Raises TokenizerError for what is none."""
         found = np.asarray(ids)
+        if found.dtype == np.uint32 and found.ndim == 1:
+            return np.ascontiguousarray(found)
         if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
             raise TokenizerError("ids are a flat list of integers", found=f"shape {found.shape}, {found.dtype}")
         wrong = np.flatnonzero((found < 0) | (found >= self.size))
         if wrong.size:
-            raise self._unknown(int(found[wrong[0]]), f" at place {wrong[0]}")
-        return found.tolist()
-
-    def _unknown(self, id: int, where: str = "") -> TokenizerError:
-        return TokenizerError(f"unknown id{where}", found=str(id), allowed=f"0 to {self.size - 1}")
+            raise plain_bpe.unknown_id(int(found[wrong[0]]), self.size, f" at place {wrong[0]}")
+        return found.astype(np.uint32)
 
 
-def merge_word(
-    ids: list[int], ranks: Mapping[tuple[int, int], int], pairs: Sequence[tuple[int, int, int]]
-) -> list[int]:
-    """Join the neighbours of lowest rank, leftmost first, until none is ranked.
-
-    `ranks`: (left id, right id) -> rank; `pairs[rank]` = (left id, right id, joined id). Linked places and a
-    heap, so n ids cost O(n log n) however the word looks. Changes `ids`.
-
-    >>> merge_word([1, 2, 1, 2, 2], {(1, 2): 0, (3, 3): 1}, [(1, 2, 3), (3, 3, 4)])
-    [4, 2]
-    """
-    after = list(range(1, len(ids) + 1))
-    before = list(range(-1, len(ids) - 1))
-    heap = [(ranks[pair], place) for place, pair in enumerate(pairwise(ids)) if pair in ranks]
-    heapq.heapify(heap)
-    while heap:
-        rank, place = heapq.heappop(heap)
-        left, right, joined = pairs[rank]
-        second = after[place]
-        if ids[place] != left or ids[second] != right:
-            continue  # merged otherwise meanwhile
-        ids[place], ids[second] = joined, NONE
-        first, third = before[place], after[second]
-        after[place] = third
-        if third < len(ids):
-            before[third] = place
-            if (pair := (joined, ids[third])) in ranks:
-                heapq.heappush(heap, (ranks[pair], place))
-        if first >= 0 and (pair := (ids[first], joined)) in ranks:
-            heapq.heappush(heap, (ranks[pair], first))
-    return [id for id in ids if id != NONE]
+def _at_once(most: int, threads: int | None) -> int:
+    """How many threads work on a call of at most that many bytes."""
+    return 1 if most < MANY else threads or compile.threads()
 
 
-def fingerprint(
-    tokens: Sequence[bytes], merges: Sequence[tuple[bytes, bytes]], special: Mapping[str, int], pattern: str
-) -> str:
-    """sha256 of all that can change an id: the layout, the merges in order, the special tokens, the
-    expression.
-
-    The tables of Unicode belong to the `regex` package and are not in it. Raises TokenizerError for an
-    unknown pattern.
-    """
-    facts = [
-        "bpe",
-        split.named(pattern).expression,
-        sorted(special.items()),
-        [token.hex() for token in tokens],
-        [[left.hex(), right.hex()] for left, right in merges],
-    ]
-    return hashlib.sha256(json.dumps(facts).encode("ascii")).hexdigest()
+def _shrunk(out: ndarray, size: int) -> ndarray:
+    """The first `size` items; what is behind them is given back."""
+    out.resize(size, refcheck=False)
+    return out
 
 
-class _Words(dict[str, bytes]):
-    """Pre-token -> its ids as uint32 bytes, worked out on first use; emptied when full, so memory is
-    bounded."""
-
-    longest = 256
-    """Characters up to which a pre-token is kept."""
-
-    def __init__(self, encode: Callable[[bytes], bytes], limit: int):
-        super().__init__()
-        self._encode = encode
-        self._limit = limit
-
-    def __missing__(self, word: str) -> bytes:
-        packed = self._encode(word.encode("utf-8"))
-        if len(word) <= self.longest:
-            if len(self) >= self._limit:
-                self.clear()
-            self[word] = packed
-        return packed
+def _in_order(function: Callable, items: Iterable, at_once: int) -> Iterator:
+    """function(item) for all items in their order, worked out in threads; few items are in flight at a time."""
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def _ids(tokens: Sequence[bytes], special: Mapping[str, int]) -> dict[bytes, int]:
-    """Bytes -> id of the plain tokens. Raises TokenizerError where that is no inverse of `tokens`."""
-    split.check_special(list(special))
-    for text, id in special.items():
-        if not 0 <= id < len(tokens) or tokens[id] != text.encode("utf-8"):
-            raise TokenizerError(f"special token {text!r} is not at its id", found=str(id))
-    reserved = set(special.values())
-    ids: dict[bytes, int] = {}
-    for id, token in enumerate(tokens):
-        if id in reserved:
-            continue
-        if not token or token in ids:
-            raise TokenizerError(
-                f"token {id} is empty or the same as another", found=f"{token!r}, also {ids.get(token)}"
-            )
-        ids[token] = id
-    missing = [value for value in range(256) if bytes([value]) not in ids]
-    if missing:
-        raise TokenizerError("a byte has no id", found=f"{len(missing)} missing, the first {missing[0]}")
-    return ids
+def _joined(parts: Sequence[ndarray], at_once: int) -> ndarray:
+    """All parts in one array, copied in threads."""
+    ends = np.cumsum([len(part) for part in parts])
+    whole = np.empty(int(ends[-1]), np.uint32)
 
+    def copy(first: int) -> None:
+        for part, end in zip(parts[first::at_once], ends[first::at_once], strict=True):
+            whole[end - len(part) : end] = part
 
-def _ranked(
-    merges: Sequence[tuple[bytes, bytes]], ids: Mapping[bytes, int]
-) -> tuple[list[tuple[int, int, int]], dict[tuple[int, int], int]]:
-    """The merges as (left id, right id, joined id) and the rank of each pair. Raises TokenizerError.
-
-    Each token is made once, of parts made before. Only so do "all occurrences at once" and "one by one,
-    leftmost first" give the same ids.
-    """
-    made = {bytes([value]) for value in range(256)}
-    pairs: list[tuple[int, int, int]] = []
-    for rank, (left, right) in enumerate(merges):
-        joined = left + right
-        if left not in made or right not in made or joined in made or joined not in ids:
-            raise TokenizerError(
-                f"merge {rank} cannot be used",
-                found=f"{left!r} + {right!r}",
-                allowed="parts that are bytes or made by an earlier merge, and a new token that has an id",
-            )
-        made.add(joined)
-        pairs.append((ids[left], ids[right], ids[joined]))
-    return pairs, {(left, right): rank for rank, (left, right, _) in enumerate(pairs)}
+    compile.run([lambda first=first: copy(first) for first in range(at_once)], at_once)
+    return whole

@@ -9,7 +9,7 @@ that is found too high when it comes up goes back with its true count. Source: S
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 Pair = tuple[int, int]
@@ -19,19 +19,23 @@ NONE = -1
 
 
 class PairTable:
-    """Symbols 0..255 are the bytes; each merge adds the next."""
+    """Symbols 0..255 are the bytes unless others are given; each merge adds the next."""
 
-    def __init__(self, words: Iterable[tuple[bytes, int]]):
-        """`words`: each distinct word and how often it occurs (a word may come several times, too)."""
-        self.tokens: list[bytes] = [bytes([value]) for value in range(256)]
+    def __init__(self, words: Iterable[tuple[Iterable[int], int]], tokens: Sequence[bytes] | None = None):
+        """`words`: each distinct word, as symbols, and how often it occurs (a word may come several times, too).
+
+        `tokens`: the bytes of each first symbol; the 256 bytes if not given.
+        """
+        self.tokens: list[bytes] = [bytes([value]) for value in range(256)] if tokens is None else list(tokens)
         """The bytes of each symbol."""
         self.counts: defaultdict[Pair, int] = defaultdict(int)
         """How often each pair occurs, overlaps included, weighted by the words' counts; may hold zeros."""
         self._symbols: list[int] = [NONE]
         self._weights: list[int] = [0]
         for word, count in words:
-            self._symbols += [*word, NONE]
-            self._weights += [count] * (len(word) + 1)
+            symbols = [*word, NONE]
+            self._symbols += symbols
+            self._weights += [count] * len(symbols)
         self._after = list(range(1, len(self._symbols) + 1))
         self._before = list(range(-1, len(self._symbols) - 1))
         self._places: defaultdict[Pair, list[int]] = defaultdict(list)

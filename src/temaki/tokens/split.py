@@ -26,13 +26,46 @@ class Pattern:
     """Matches, empty, only where both sides, each split for itself, give the pre-tokens of the whole."""
 
 
+# After a letter all but letters, marks (they may go on a word) and apostrophes begin a pre-token, after a number all
+# but numbers, after anything else whitespace that is no newline. True of every pattern here.
+CUTS = r"(?<=\p{L})(?=[\s\p{N}]|[^'\s\p{L}\p{N}\p{M}])|(?<=\p{N})(?=\P{N})|(?<=[^\s\p{L}\p{N}])(?=[^\S\r\n])"
+
 PATTERNS = {
     # A pre-token holds one class of characters, but for a leading space and an apostrophe before letters, and
     # only whitespace looks ahead: so each change of class is a cut, but for those two.
     "gpt2": Pattern(
         expression=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
         cuts=r"(?<=\S)(?=\s)|(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=[^\s\p{L}\p{N}'])(?=[\p{L}\p{N}])",
-    )
+    ),
+    # As tiktoken 0.14 has it: whitespace that ends the text stays whole, newlines or not.
+    "cl100k": Pattern(
+        expression=r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$"
+        r"|\s*[\r\n]|\s+(?!\S)|\s",
+        cuts=CUTS,
+    ),
+    # Words begin where a small letter is followed by a capital; endings such as 's belong to their word.
+    "o200k": Pattern(
+        expression=r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        cuts=CUTS,
+    ),
+    # Also what older releases of tiktoken call cl100k.
+    "llama3": Pattern(
+        expression=r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+        cuts=CUTS,
+    ),
+    "qwen2": Pattern(
+        expression=r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+        cuts=CUTS,
+    ),
+    # The field says it in two steps, each number alone and then GPT-2's pattern between them; this is both in one.
+    "smollm": Pattern(
+        expression=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
+        cuts=CUTS,
+    ),
 }
 
 

@@ -4,11 +4,16 @@ Letters: V vocabulary, N ids, n texts.
 """
 
 import codecs
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from numpy import ndarray
+
+END_OF_TEXT = "<|endoftext|>"
+"""The default special token: it separates documents and begins them."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +27,34 @@ class Ragged:
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Random segmentation, the same for the same (seed, place)."""
+class Dropout:
+    """Random segmentation of a tokenizer that merges: each possible merge is left out with probability `drop`.
+
+    The same for the same (seed, place). Source: Provilkov et al. 2020.
+    """
 
     seed: int
     place: int
     """Which text of the run it is, so that every text has draws of its own."""
     drop: float
-    """Probability in 0..1 that a possible merge is left out."""
+    """0..1."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Random segmentation of a tokenizer whose pieces have probabilities: each one in proportion to P^alpha.
+
+    The same for the same (seed, place). Source: Kudo 2018; exact form: Su 2023 (BytePiece 0.5).
+    """
+
+    seed: int
+    place: int
+    """Which text of the run it is, so that every text has draws of its own."""
+    alpha: float
+    """0 = all segmentations alike, 1 = by their probability; infinity = the best one. Not negative, not NaN."""
+
+
+Noise = Dropout | Sampling
 
 
 class TextStream:
@@ -56,14 +81,33 @@ class TextStream:
         return self._decoder.decode(b"", final=True)
 
 
+def fingerprint(kind: str, facts: Mapping[str, object]) -> str:
+    """sha256 over a tokenizer's kind and facts, whatever their order of keys.
+
+    >>> fingerprint("characters", {"tokens": []})[:8]
+    'ce89d09a'
+    """
+    return hashlib.sha256(json.dumps([kind, facts], sort_keys=True).encode("ascii")).hexdigest()
+
+
 class Tokenizer(Protocol):
     """Text <-> ids. A special token arises from text only where it is named in `special`."""
 
+    kind: str
+    """What it is on disk: "bpe", "bytepiece", ..."""
     size: int
     """V; ids are 0..V-1."""
     special: Mapping[str, int]
-    fingerprint: str
-    """sha256 of all that can change an id; travels with shards and weights."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all that can change an id; travels with shards and weights."""
+        ...
+
+    @property
+    def tokens(self) -> Sequence[bytes]:
+        """The bytes of every id; a special token's: its text."""
+        ...
 
     def encode(self, text: str, special: Collection[str] = (), noise: Noise | None = None) -> ndarray:
         """The ids of a text, uint32 [N]."""
@@ -91,4 +135,8 @@ class Tokenizer(Protocol):
 
     def stream(self) -> TextStream:
         """A decoder for ids that come one by one."""
+        ...
+
+    def facts(self) -> dict[str, object]:
+        """Everything that can change an id, as JSON can say it; the class's `of` makes the tokenizer again."""
         ...

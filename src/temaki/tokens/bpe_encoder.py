@@ -1,0 +1,232 @@
+"""The compiled encoder of a BPE vocabulary: its tables, its memory that grows, and one call for the texts of a job."""
+
+import contextlib
+import mmap
+import sys
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy import ndarray
+
+from temaki.tokens import plain_bpe, split
+from temaki.tokens.bpe_vocabulary import Vocabulary
+from temaki.tokens.kernels import encode as kernels
+from temaki.tokens.kernels import encode_memory, encode_merge, encode_special, encode_vocabulary
+from temaki.tokens.kernels.encode_joints import add_joints
+from temaki.tokens.kernels.split import RULES
+from temaki.tokens.tokenizer import Dropout
+
+OUT_SPARE = 16
+"""Ids that kernels may write behind the last."""
+LARGE_PAGE = 1 << 21
+OWN = -1
+"""The number of a pattern that kernels do not know."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The special tokens that a call looks for."""
+
+    special: encode_special.Special
+    longest: int
+    """Bytes of the longest, 1 if there is none."""
+    texts: tuple[str, ...]
+
+
+class Encoder:
+    """Encodes jobs of one vocabulary; safe to use from several threads, which share what they learn."""
+
+    def __init__(self, vocabulary: Vocabulary, remember: int):
+        """`remember`: pre-tokens beside the vocabulary that are kept with their ids; when full, all are forgotten."""
+        self.vocabulary = vocabulary
+        self.rule = RULES.get(vocabulary.pattern, OWN)
+        self._splitter = split.Splitter(vocabulary.pattern)
+        self._index = _index(vocabulary)
+        self._plain = np.zeros(len(vocabulary.tokens), np.bool_)
+        self._plain[list(vocabulary.ids.values())] = True
+        encode_vocabulary.fill_index(self._index, self._plain)
+        rules = _rules(vocabulary, self._index, self._plain)
+        self._most = len(vocabulary.ids) + remember
+        self._lock = threading.Lock()
+        self._desks: deque[encode_merge.Desk] = deque(maxlen=8)
+        self._memory, unmade = self._seeded(rules, min(4 * len(vocabulary.ids), self._most))
+        joints = np.zeros(64 + (1 << 14), np.uint64)
+        add_joints(joints, self._index.text, self._index.offsets)
+        whole = vocabulary.whole
+        segment = encode_memory.SEGMENT if whole and unmade else np.uint64(0)
+        self._known = kernels.Known(rules, self._index, whole, joints, segment)
+        self._asked: OrderedDict[tuple[str, ...], Asked] = OrderedDict()
+
+    def asked(self, special: Collection[str]) -> Asked:
+        """What to look for. Raises TokenizerError for a special token that the vocabulary lacks."""
+        plain_bpe.check_asked(special, self.vocabulary.special)
+        texts = tuple(sorted(special, key=lambda text: (-len(text.encode("utf-8")), text)))
+        found = self._asked.get(texts)
+        if found is None:
+            found = _asked(texts, self.vocabulary)
+            if len(self._asked) >= 16:
+                self._asked.clear()
+            self._asked[texts] = found
+        return found
+
+    def cut(self, buffer: ndarray, stop: int, asked: Asked) -> int:
+        """The last place of buffer[:stop] where it can be cut whatever follows; 0 if there is none."""
+        return encode_special.cut(asked.special, asked.longest, self.rule, buffer, 0, stop)
+
+    def encode(self, buffer: ndarray, bounds: ndarray, asked: Asked, out: ndarray) -> ndarray:
+        """Write the ids of the texts buffer[bounds[i]:bounds[i+1]] to `out`; where each ends, int64 [n].
+
+        `out` has room for an id a byte and OUT_SPARE more.
+        """
+        stops = np.empty(len(bounds) - 1, np.int64)
+        memory, desk = self._memory, self._desk(int(bounds[-1]))
+        if self.rule != OWN:
+            kernels.encode(self._known, memory, asked.special, desk, self.rule, buffer, bounds, out, stops)
+        else:
+            o = 0
+            for i in range(len(stops)):
+                for begin, ends, id in self._cut(buffer, int(bounds[i]), int(bounds[i + 1]), asked):
+                    o += kernels.encode_cut(self._known, memory, desk, buffer, begin, ends, out[o:])
+                    if id is not None:
+                        out[o] = id
+                        o += 1
+                stops[i] = o
+        self._desks.append(desk)
+        self._look_after(memory)
+        return stops
+
+    def encode_noisy(self, buffer: ndarray, stop: int, place: int, asked: Asked, noise: Dropout, out: ndarray) -> int:
+        """Write the ids of buffer[:stop] under dropout to `out`; how many. `place`: the bytes that came before."""
+        key = np.uint64(plain_bpe.noise_key(noise))
+        below = np.uint64(int(noise.drop * (1 << 53)))
+        desk = self._desk(stop)
+        if self.rule != OWN:
+            return kernels.encode_noisy(
+                self._known, asked.special, desk, self.rule, buffer, 0, stop, place, key, below, out
+            )
+        o = 0
+        for begin, ends, id in self._cut(buffer, 0, stop, asked):
+            o = kernels.encode_cut_noisy(self._known, desk, buffer, begin, ends, place + begin, key, below, out, o)
+            if id is not None:
+                out[o] = id
+                o += 1
+        return o
+
+    def _cut(self, buffer: ndarray, begin: int, stop: int, asked: Asked) -> list[tuple[int, ndarray, int | None]]:
+        """The pre-tokens of an own pattern: runs of them as (begin, ends), and the special token after each run."""
+        runs: list[tuple[int, ndarray, int | None]] = []
+        none = np.empty(0, np.int64)
+        text = buffer[begin:stop].tobytes().decode("utf-8")
+        for part, is_special in split.parts(text, asked.texts):
+            if is_special:
+                runs.append((begin, none, self.vocabulary.special[part]))
+                begin += len(part.encode("utf-8"))
+            else:
+                sizes = [len(word.encode("utf-8")) for word in self._splitter.words(part)]
+                ends = begin + np.cumsum(np.array(sizes, np.int64))
+                runs.append((begin, ends, None))
+                begin = int(ends[-1])
+        return runs
+
+    def _desk(self, longest: int) -> encode_merge.Desk:
+        """Room to work on texts of up to that many bytes; whoever takes it puts it back."""
+        with contextlib.suppress(IndexError):  # none there, or another thread was faster
+            desk = self._desks.pop()
+            if len(desk.room) >= 7 * longest + 3:
+                return desk
+        return kernels.desk(max(longest, 1 << 12))
+
+    def _look_after(self, memory: encode_memory.Memory) -> None:
+        """Replace a memory that is full by one twice as large, or by a new one where it is as large as may be."""
+        used, arena = memory.state.tolist()
+        if used < memory.limit and arena + 2 * encode_memory.LONGEST <= memory.arena.size:
+            return
+        with self._lock:
+            if self._memory is not memory:
+                return  # another thread did
+            if memory.limit < self._most:
+                larger = _memory(min(2 * memory.limit, self._most), memory.slots.size // encode_memory.SLOT * 2)
+                encode_memory.move(memory, larger)
+                self._memory = larger
+            else:
+                self._memory, _ = self._seeded(self._known.rules, self._most)
+
+    def _seeded(self, rules: encode_merge.Rules, limit: int) -> tuple[encode_memory.Memory, int]:
+        memory = _memory(limit, 2 * limit)
+        desk = kernels.desk(encode_memory.LONGEST)
+        out = np.empty(encode_memory.LONGEST + OUT_SPARE, np.uint32)
+        unmade = encode_vocabulary.seed(rules, memory, self._index, self._plain, self.vocabulary.whole, desk, out)
+        return memory, unmade
+
+
+def _memory(limit: int, slots: int) -> encode_memory.Memory:
+    """An empty memory for `limit` pre-tokens in at least `slots` slots."""
+    lines = _power(max(slots, 1 << 10)) // 2
+    arena = np.empty(max(4 * lines, 1 << 16), np.uint32)
+    return encode_memory.Memory(_pages(lines * encode_memory.LINE), arena, np.zeros(2, np.int64), limit)
+
+
+def _pages(size: int) -> ndarray:
+    """`size` bytes of zeros that begin at a cache line, in large pages where the system has them."""
+    if sys.platform != "linux" or size < LARGE_PAGE:
+        room = np.zeros(size + encode_memory.LINE, np.uint8)
+        return room[-room.ctypes.data % encode_memory.LINE :][:size]
+    pages = mmap.mmap(-1, size + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without large pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    room = np.frombuffer(pages, np.uint8)
+    return room[-room.ctypes.data % LARGE_PAGE :][:size]
+
+
+def _index(vocabulary: Vocabulary) -> encode_vocabulary.Index:
+    """The index of a vocabulary, still empty."""
+    text = np.frombuffer(bytearray(b"".join(vocabulary.tokens) + bytes(64)), np.uint8)
+    offsets = np.zeros(len(vocabulary.tokens) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, vocabulary.tokens), np.int64, len(vocabulary.tokens)), out=offsets[1:])
+    return encode_vocabulary.Index(text, offsets, np.full(_power(2 * len(vocabulary.tokens)), -1, np.int32))
+
+
+def _rules(vocabulary: Vocabulary, index: encode_vocabulary.Index, plain: ndarray) -> encode_merge.Rules:
+    """The table of pairs, filled."""
+    ids = vocabulary.ids
+    if vocabulary.merges is None:
+        none = np.empty(0, np.int64)
+        count = encode_vocabulary.splits(index, plain, none, none, none)
+        lefts, rights, ranks = (np.empty(count, np.int64) for _ in range(3))
+        encode_vocabulary.splits(index, plain, lefts, rights, ranks)
+        joined = np.arange(len(plain), dtype=np.uint32)
+    else:
+        merges, count = vocabulary.merges, len(vocabulary.merges)
+        lefts = np.fromiter((ids[left] for left, _ in merges), np.int64, count)
+        rights = np.fromiter((ids[right] for _, right in merges), np.int64, count)
+        joined = np.fromiter((ids[left + right] for left, right in merges), np.uint32, count)
+        ranks = np.arange(count, dtype=np.int64)
+    size = _power(max(5 * count // 2, 64))
+    pairs, marks = np.full(size, encode_merge.EMPTY, np.uint64), np.zeros(size // 16, np.uint64)
+    singles = np.array([ids[bytes([value])] for value in range(256)], np.uint32)
+    rules = encode_merge.Rules(pairs, marks, joined, singles, np.empty(1 << 16, np.uint32))
+    encode_merge.add_pairs(rules, lefts, rights, ranks)
+    encode_merge.fill_doubles(rules)
+    return rules
+
+
+def _asked(texts: tuple[str, ...], vocabulary: Vocabulary) -> Asked:
+    encoded = [text.encode("utf-8") for text in texts]
+    heads = np.array(sorted({text[0] for text in encoded}), np.uint8)
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    offsets[1:] = np.cumsum([len(text) for text in encoded])
+    ids = np.array([vocabulary.special[text] for text in texts], np.int64)
+    found = encode_special.Special(heads, np.frombuffer(bytearray(b"".join(encoded) + b"\0"), np.uint8), offsets, ids)
+    return Asked(found, max(map(len, encoded), default=1), texts)
+
+
+def _power(least: int) -> int:
+    """The power of 2 that is at least that.
+
+    >>> [_power(n) for n in (1, 2, 3, 1024)]
+    [1, 2, 4, 1024]
+    """
+    return 1 << max(least - 1, 0).bit_length()
