@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import unicodedata
 from itertools import chain, pairwise
 from pathlib import Path
@@ -102,6 +103,24 @@ def test_several_splits_of_one_token_and_parts_that_come_later():
         assert fast.encode(text).tolist() == slow.encode(text).tolist()
 
 
+def test_a_token_of_a_million_bytes_is_no_standstill():
+    body = random.Random(1).randbytes(1_000_000)
+    tokens = [*(bytes([value]) for value in range(256)), body, body[:500_000], body[500_000:]]
+    begin = time.perf_counter()
+    assert Bpe(tokens, None, {}).encode_list("ab") == [97, 98]
+    assert time.perf_counter() - begin < 20
+
+
+@pytest.mark.parametrize("count", [80, 100])
+def test_a_long_piece_is_not_taken_for_a_pre_token(count):
+    """A token that merges do not make, of 240 and 300 bytes: taken as it is alone, never as a part of a longer word."""
+    long = "".join(chr(0x4E00 + 7 * i) for i in range(count))
+    fast, slow = both([*(bytes([value]) for value in range(256)), long.encode()], None, {})
+    for text in (long, "龥" + long, long + "龥", "a " + long, long + " a"):
+        assert fast.encode(text).tolist() == slow.encode(text).tolist()
+    assert len(fast.encode("龥" + long)) == 3 * count + 3
+
+
 @laws
 @given(nasty, st.integers(0, 3), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]), st.booleans())
 def test_dropout_is_the_twins_dropout(text, place, drop, own):
@@ -129,16 +148,17 @@ def test_dropout_has_the_probabilities_of_its_definition():
     assert square < 16.3  # 0.999 of chi-square with 3 degrees of freedom
 
 
-@pytest.mark.parametrize("remember", [1, 10, 300])
+@pytest.mark.parametrize("remember", [0, 1, 10, 300])
 def test_a_small_memory_gives_the_same_ids(remember):
     tokens, merges = random_tokens(3, 200)
     fast, small = Bpe(tokens, merges, {}), Bpe(tokens, merges, {}, remember=remember)
-    draw = random.Random(9)
+    draw, made = random.Random(9), small._encoder._memory
     for _ in range(100):
         text = nasty_text(draw) * 3
         assert small.encode(text).tolist() == fast.encode(text).tolist()
         used = int(small._encoder._memory.state[0])
         assert used <= len(tokens) + remember
+        assert remember or small._encoder._memory is made
 
 
 # ---- calls -------------------------------------------------------------------------------------------------
@@ -231,6 +251,8 @@ def test_a_batch_is_its_texts(texts, block):
         (lambda t: list(t.encode_iterable([b"a\xe4\xbd", "b"])), "offset 1"),
         (lambda t: t.decode(np.array([0, 1 << 31], np.uint32)), "place 1"),
         (lambda t: t.decode([0, 1, 600]), "place 2"),
+        (lambda t: t.decode([[0], [1, 2]]), "flat list"),
+        (lambda t: t.encode_batch(["a"], threads=-1), "threads"),
         (lambda t: t.encode("a", noise=Dropout(1, 2, 1.5)), "probability"),
     ],
 )

@@ -1,6 +1,8 @@
 """Compiled BPE training, against the readable twin and `tokenizers`."""
 
+import errno
 import json
+import os
 import random
 import subprocess
 import sys
@@ -190,6 +192,13 @@ def test_counts_are_those_of_a_counter(memory, monkeypatch):
     assert dict(found) == expected
 
 
+def test_many_threads_do_not_take_more_memory():
+    with Spill() as spill:
+        counts = Counts(1000, bpe_train.SMALLEST, spill)
+        assert 1 < len(counts._words) < 10
+        assert sum(words.bytes for words in counts._words) <= bpe_train.SMALLEST
+
+
 def listed(words: Words) -> list[tuple[bytes, int]]:
     """All words of a table with their counts."""
     sizes = np.zeros((1, 2), np.int64)
@@ -290,6 +299,7 @@ def test_training_stops_early_when_no_pair_is_left():
         (300, "<a>", ["text"], "list"),
         (300, [], "text", "list of texts"),
         (300, [], [7], "int"),
+        (300, [], ["x", None], "text 1"),
         (300, [], ["x", "a\udc80b"], "text 1"),
         (300, [], ["a" * (1 << 20) + "\udc80b"], "character 1048576"),
         (300, [], ["x", b"ab\xffc"], "text 1: the bytes are not UTF-8 at offset 2"),
@@ -328,6 +338,44 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "empty").touch()
     with pytest.raises(TokenizerError, match="no text"):
         bpe_train.train_files([tmp_path / "empty"], [300], Plan())
+
+
+def test_what_is_no_file_on_disk_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    holder = os.open(tmp_path / "pipe", os.O_RDWR)  # else opening it waits
+    try:
+        with pytest.raises(TokenizerError, match="pipe is no file on disk"):
+            bpe_train.train_files([tmp_path / "pipe"], [300], Plan())
+    finally:
+        os.close(holder)
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "text").write_text("".join(map(chr, range(300, 20_000))), encoding="utf-8")
+    monkeypatch.setattr(bpe_train, "SMALLEST", 1)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(OSError, match="No space"):
+        bpe_train.train_files([tmp_path / "text"], [300], Plan(memory=1 << 10))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps room on the disk")
+def test_a_full_disk_is_found_before_a_mapped_array_is_used(monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda file, place, size: asked.append(size))
+    with pytest.raises(ValueError, match="empty"):  # what a file without room cannot be mapped as
+        Room(1 << 20).empty(1 << 25, np.uint8)
+    assert asked == [1 << 25]
+    assert Room(1 << 20).empty(1 << 10, np.uint8).size == 1 << 10
+
+
+def test_more_words_than_a_line_holds_are_refused(monkeypatch):
+    monkeypatch.setattr(bpe_merges, "MOST_PLACES", 20)
+    assert bpe_train.train(["low lower"], 300).merges
+    with pytest.raises(TokenizerError, match="prune"):
+        bpe_train.train(["low lower newest widest"], 300)
 
 
 # ---- slow ------------------------------------------------------------------------------------------------------------

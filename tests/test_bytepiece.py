@@ -182,6 +182,9 @@ def test_a_dictionary_s_counts_become_a_vocabulary():
     assert b"cat" in found.pieces
     with pytest.raises(TokenizerError, match="empty"):
         bytepiece_train.from_counts({b"": 1})
+    for wrong in (0, 1.5, 1 << 62):
+        with pytest.raises(TokenizerError, match="counts"):
+            bytepiece_train.from_counts({b"ab": wrong, b"ac": wrong})  # pyright: ignore[reportArgumentType]
 
 
 def test_training_can_be_interrupted():
@@ -220,6 +223,28 @@ def test_what_cannot_be_trained(texts: list[str], size: int, rules: dict[str, An
         bytepiece_train.train(texts, size, Rules(**rules))
 
 
+@pytest.mark.parametrize("threads", [0, -1, True, "2"])
+def test_an_impossible_number_of_threads(threads: Any):
+    with pytest.raises(TokenizerError, match="threads"):
+        bytepiece_train.train(["abc"], 300, threads=threads)
+
+
+def test_special_tokens_are_checked_before_the_texts_are_read():
+    class Unread:
+        def __iter__(self):
+            raise AssertionError
+
+    for special, says in ((["a", "a"], "twice"), ([""], "not empty"), ("<eos>", "a list")):
+        with pytest.raises(TokenizerError, match=says):
+            bytepiece_train.train(Unread(), 300, special=special)
+
+
+def test_long_pieces_need_no_table_of_their_own():
+    texts = ["".join(random.Random(seed).choices("abcd", k=3000)) for seed in range(3)] * 3
+    found = bytepiece_train.train(texts, 9999, Rules(longest=4000))
+    assert dict(found.pieces) == plain_bytepiece.train(texts, [9999], longest=4000)[0]
+
+
 # ---- the best segmentation -----------------------------------------------------------------------------------
 
 
@@ -245,6 +270,20 @@ def test_chunks_do_not_matter(text: str, seed: int, cuts: list[int]):
         assert np.concatenate(list(tokenizer.encode_iterable(chunks, special))).tolist() == expected
     raw = [whole.encode()[i : i + 3] for i in range(0, len(whole.encode()), 3)]
     assert np.concatenate(list(tokenizer.encode_iterable(raw))).tolist() == tokenizer.encode_list(whole)
+
+
+def test_ties_do_not_depend_on_chunks():
+    for seed in range(60):  # counts whose products are often equal; "z" ends every piece, so a chunk often ends a path
+        draw = random.Random(seed)
+        some = {bytes(draw.choices(b"abc", k=draw.randrange(1, 5))): draw.choice([1, 2, 3, 4, 6, 8]) for _ in range(60)}
+        tokenizer = BytePiece(bytepiece.in_order({**BYTES, **some}))
+        text = "".join(draw.choices("abcabcabcz", k=300))
+        run, found, at = tokenizer.run(), [], 0
+        while at < len(text):
+            size = draw.randrange(1, 9)
+            found += run.push(text[at : at + size]).tolist()
+            at += size
+        assert [*found, *run.close().tolist()] == tokenizer.encode_list(text)
 
 
 @pytest.mark.parametrize("block", [1, 2, 7])
@@ -290,6 +329,24 @@ def test_one_letter_a_hundred_thousand_times():
     assert tokenizer.decode(tokenizer.encode(text, noise=Sampling(1, 1, 0.1))) == text
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "\u0301", "\n"])
+def test_one_letter_in_a_stream_is_looked_at_just_a_few_times(letter: str, monkeypatch: pytest.MonkeyPatch):
+    tokenizer = BytePiece(BYTES)
+    run, looked = tokenizer.run(), 0
+    monkeypatch.setattr(tokenizer, "read", lambda text: text.encode())
+
+    class Counted:
+        def search(self, text: str, begin: int, end: int) -> None:
+            nonlocal looked
+            looked += end - begin
+
+    if letter in "é\u0301":
+        monkeypatch.setattr(run, "joins_nothing", Counted())
+    size = sum(run.push(letter * 100).size for _ in range(2000)) + run.close().size
+    assert size == len(letter.encode()) * 200_000
+    assert looked < 4 * 200_000
+
+
 def test_a_long_line_does_not_pile_up():
     draw = random.Random(1)
     tokenizer = random_model(2)
@@ -308,6 +365,8 @@ def test_what_is_no_text():
             tokenizer.encode(text)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TokenizerError, match=r"text 1.*offset 1"):
         tokenizer.encode_batch(["a", b"a\xff"])
+    with pytest.raises(TokenizerError, match="text 1"):
+        tokenizer.encode_batch(["a", 5])  # pyright: ignore[reportArgumentType]
     with pytest.raises(TokenizerError, match="offset 3"):
         list(tokenizer.encode_iterable([b"ab", b"c\xff"]))
     for ids in ([0, 99_999], [-1], [[1]], [0.5]):

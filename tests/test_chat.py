@@ -215,6 +215,11 @@ def test_the_time_can_be_told():
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 LOOP = "{% for i in range(100000) %}"
+NESTED = (
+    "{% set ns = namespace(x=[1], y=[1], t=(1,)) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}"
+    "{% set ns.y = [ns.y, ns.y] %}{% set ns.t = (ns.t, ns.t) %}{% endfor %}"
+)
+"""Values of 60 levels, each mentioned twice in the next: to compare, hash or write one has no end."""
 ENDLESS = {
     "loops": LOOP * 3 + "{% endfor %}" * 3,
     "silent loops": LOOP * 2 + "{% if false %}{% endif %}" + "{% endfor %}" * 2,
@@ -256,6 +261,24 @@ ENDLESS = {
     "output": LOOP + "{{ 'x' * 1000000 }}{% endfor %}",
     "sum of lists": "{{ [[1], [2]] | sum(start=[]) }}",
     "round": "{{ 1.5 | round(1000000000, 'ceil') }}",
+    "split message": "{{ (messages[0].content * 1000000).split('e') | length }}",
+    "listed message": "{{ (messages[0].content * 1000000) | list | length }}",
+    "joined message": "{{ 'x'.join(messages[0].content * 1000000) | length }}",
+    "compared": NESTED + "{{ ns.x == ns.y }}",
+    "compared in a test": NESTED + "{{ ns.x is eq ns.y }}",
+    "selected": NESTED + "{{ [ns.x] | select('eq', ns.y) | list | length }}",
+    "contained": NESTED + "{{ ns.x in [ns.y] }}",
+    "counted": NESTED + "{{ [ns.x].count(ns.y) }}",
+    "changed": NESTED + "{% for i in [ns.x, ns.y] %}{{ loop.changed(i) }}{% endfor %}",
+    "sorted": NESTED + "{{ [ns.x, ns.y] | sort | length }}",
+    "hashed": NESTED + "{{ {ns.t: 1} | length }}",
+    "hashed by dict": NESTED + "{{ dict([(ns.t, 1)]) | length }}",
+    "looked up": NESTED + "{{ {}[ns.t] }}{{ {}.get(ns.t) }}",
+    "unique": NESTED + "{{ [ns.t] | map('first') | unique | list | length }}",
+    "upper": NESTED + "{{ ns.x | upper }}",
+    "replaced": NESTED + "{{ 'a' | replace(ns.x, '') }}",
+    "raised": NESTED + "{{ raise_exception(ns.x) }}",
+    "raised by name": NESTED + "{{ raise_exception(message=ns.x) }}",
 }
 ESCAPES = {
     "class": "{{ ''.__class__.__mro__ }}",
@@ -289,6 +312,7 @@ ESCAPES = {
     "lipsum": "{{ lipsum(100) }}",
     "type": "{{ 1 + 'a' }}",
     "zero": "{{ 1 / 0 }}",
+    "runtime error": "{{ cycler() }}",
     "undefined": "{{ nothing.at.all }}",
     "deep": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "deep lists": "{{ " + "[" * 300 + "]" * 300 + " }}" + "{% if 1 %}" * 300 + "{% endif %}" * 300,

@@ -83,6 +83,17 @@ def test_a_stamp_covers_what_a_file_imports_and_nothing_else(tmp_path):
     assert compiling.stamp(outer) != before
 
 
+def test_without_a_folder_for_the_cache_kernels_run_all_the_same(monkeypatch):
+    monkeypatch.setattr(compiling._Compiled, "_locator_classes", [])
+
+    def twice(x):
+        return 2 * x
+
+    for made in (compiling.kernel, compiling.bare_kernel):
+        with pytest.warns(UserWarning, match="NUMBA_CACHE_DIR"):
+            assert made(twice)(21) == 42
+
+
 def test_kernels_run_in_threads_while_torch_runs_its_own():
     text = np.frombuffer(b"a b " * 100_000, np.uint8)
     left = torch.ones(256, 256)

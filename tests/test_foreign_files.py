@@ -133,6 +133,20 @@ def test_what_a_format_cannot_say_is_refused(tmp_path):
     tokens = [b"bc", b"ab", *(bytes([value]) for value in range(256))]
     with pytest.raises(TokenizerError, match="order"):
         tiktoken_files.save(bpe.Bpe(tokens, [(b"a", b"b"), (b"b", b"c")], {}), tmp_path / "ranks")
+    plain = [bytes([value]) for value in range(256)]
+    late = bpe.Bpe([*plain, b"bc", b"ab", b"abc"], [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")], {})
+    assert late.encode_list("abc") == [97, 256]  # by ranks it would be 258
+    with pytest.raises(TokenizerError, match="merged to"):
+        tiktoken_files.save(late, tmp_path / "ranks")
+    unreached = bpe.Bpe([*plain, b"bc", b"ab", b"cd", b"abcd"], None, {})
+    assert unreached.encode_list("abcd") == [259]  # by merges it would be a bc d
+    with pytest.raises(TokenizerError, match="merged to"):
+        gpt2_files.save(unreached, tmp_path)
+    version = [b"#v", b"er", b"#ver", b"si", b"#versi", b"on", b"#version", b"#version!"]
+    merges = [(b"#", b"v"), (b"e", b"r"), (b"#v", b"er"), (b"s", b"i"), (b"#ver", b"si"), (b"o", b"n")]
+    merges += [(b"#versi", b"on"), (b"#version", b"!")]
+    with pytest.raises(TokenizerError, match="cannot say"):
+        gpt2_files.save(bpe.Bpe([*plain, *version], merges, {}), tmp_path)
     with pytest.raises(TokenizerError, match="no merge makes"):
         gpt2_files.save(bpe.Bpe([*tokens, b"unmade"], [(b"a", b"b"), (b"b", b"c")], {}), tmp_path)
     with pytest.raises(TokenizerError, match="alike"):

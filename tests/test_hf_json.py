@@ -2,6 +2,7 @@
 
 import json
 import random
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -412,6 +413,38 @@ def test_what_is_not_understood_is_refused_by_name(change, says):
     change(content)
     with pytest.raises(TokenizerError, match=says):
         hf_json.parsed(content)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *("(?<=a)b", "(?m)a|b", "(?x)a b", "(?s)a", "(?P<n>a)", "(?>a)b", "(?-i)a", "(?b)ab"),
+        *(r"\p{Word}+", r"\p{^xdigit}+", r"\p{N}{2}?", r"\p{N}{2}+"),
+        *("(?i:ss)", "(?i:fi)", "(?i:st)", "(?i:[a-k])", r"(?i:\p{Lu})", "(?i:\u00df)", "(?i:s){2}", "(?i:s)(?i:s)"),
+        *("a??", r"\s*", "b|(?=a)", "(?:ab)*?"),
+    ],
+)
+def test_a_pattern_that_may_mean_another_thing_is_refused(expression):
+    with pytest.raises(TokenizerError, match=r"another engine|there is nothing"):
+        hf_patterns.write(expression)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[\p{Lu}\p{M}]+?[^\r\n\p{L}\p{N}]?+|\p{N}{1,3}?|\s+(?!\S)|\S",
+        r"(?i:[sdk]|ll)|\p{Han}{2,}|[^a-c_]+(?:x|\p{^L})*|[\S]",
+        r"'(?i:[sdmt]|ll|ve|re)| ?\p{L}++|(?=\p{N})\p{N}+|(?!x)\S+\s*",
+    ],
+)
+def test_a_pattern_that_is_written_cuts_alike_there(expression):
+    theirs = tokenizers.pre_tokenizers.Split(tokenizers.Regex(expression), "isolated")
+    assert hf_patterns.write(expression)["pretokenizers"][0]["pattern"] == {"Regex": expression}
+    mine = split.Splitter(expression)
+    for text in nasty.texts(2000, 3, ("\u017f", "\u212a", "'S", "\u00df", "\ufb06")):
+        if any(unicodedata.category(character) == "Cn" for character in text):
+            continue  # the tables of the two are of different years
+        assert [word for word, _ in theirs.pre_tokenize_str(text)] == mine.words(text)
 
 
 def test_a_kind_that_the_format_cannot_say_is_refused(tmp_path):

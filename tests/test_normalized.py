@@ -10,7 +10,7 @@ import regex
 
 import nasty
 from temaki.base.errors import TokenizerError
-from temaki.tokens import bpe_train
+from temaki.tokens import bpe, bpe_train
 from temaki.tokens.characters import Characters
 from temaki.tokens.normalized import Form, Normalized
 from temaki.tokens.tokenizer import Dropout
@@ -60,6 +60,14 @@ def test_chunks_make_no_difference(form):
         chunks.append(raw[:at])
         raw = raw[at:]
     assert np.array_equal(np.concatenate(list(made.encode_iterable(chunks, ["<s>"]))), whole)
+
+
+def test_chunks_make_no_difference_where_the_inner_tokenizer_merges():
+    made = Normalized(bpe.from_merges([(b"t", b"h"), (b"th", b"e"), (b" ", b"the"), (b"e", b"r")], ["<s>"]))
+    for shift in range(8):
+        text = "x" * shift + "the other e\u0301 " * 9000 + "<s>" + "\u212a there"
+        ids = np.concatenate(list(made.encode_iterable([text[:70_001], text[70_001:]], ["<s>"])))
+        assert np.array_equal(ids, made.encode(text, ["<s>"]))
 
 
 @pytest.mark.parametrize("form", get_args(Form))

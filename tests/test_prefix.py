@@ -85,3 +85,5 @@ def test_a_wrong_number_of_steps_is_refused(back):
 def test_an_unknown_id_is_refused(id):
     with pytest.raises(TokenizerError, match="unknown id"):
         prefix.heal(Characters([], ["<s>"]), [1, id])
+    with pytest.raises(TokenizerError, match="unknown id"):
+        prefix.heal(Characters([], ["<s>"]), [id, 1])

@@ -13,6 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from temaki.base.errors import TokenizerError
+from temaki.cli import tokenizer_inspect
+from temaki.evaluate import contest
+from temaki.tokens.bpe import Bpe
+
 STORY = (
     "Once upon a time a small boat carried {n} bags of rice to the city, said the heron; the frog {m} said nothing. "
 )
@@ -184,6 +189,8 @@ def test_ids_in_binary_files(suffix: str, verb: Verb, place: Path) -> None:
     ends = np.load(place / "ids.offsets.npy")
     assert (ends[0], ends[-1]) == (0, len(found))
     assert files.load(place / "tok").decode_bytes(found[: ends[1]]) == ODD.encode()
+    verb("encode", "tok", "odd.txt", "--out", out)
+    assert not (place / "ids.offsets.npy").exists()  # it told of other ids
 
 
 def test_nothing_and_pieces(verb: Verb) -> None:
@@ -222,10 +229,25 @@ def test_merges_step_by_step_end_in_the_pieces(verb: Verb) -> None:
     assert all(
         a["rank"] < b["rank"] for word in words for a, b in zip(word["merges"], word["merges"][1:], strict=False)
     )
-    assert (
-        "#0" in verb("inspect", "tok", "the time", "--merges").out
-        or "#" in verb("inspect", "tok", text, "--merges").out
-    )
+    first = next(word for word in words if word["merges"])
+    assert f"#{first['merges'][0]['rank']}  " in verb("inspect", "tok", text, "--merges").out
+
+
+@pytest.mark.parametrize(
+    ("tokens", "merges", "special", "text"),
+    [
+        ([b"xy", b"ab"], None, {"ab": 257}, "ab xy"),  # the bytes of a special token are no token
+        ([b"hello", b"he"], None, {}, "hello hell"),  # no merges make it: taken as it is
+        ([b"ab"], [], {}, "ab"),  # no merges at all are not the rule of ranks
+    ],
+)
+def test_steps_end_where_encoding_does(
+    tokens: list[bytes], merges: list[tuple[bytes, bytes]] | None, special: dict[str, int], text: str
+) -> None:
+    tokenizer = Bpe([*(bytes([value]) for value in range(256)), *tokens], merges, special)
+    words = tokenizer_inspect.merge_steps(tokenizer, text, [])
+    last = [(word["merges"][-1]["pieces"] if word["merges"] else word["bytes"]) for word in words]
+    assert [piece for pieces in last for piece in pieces] == tokenizer_inspect.cut(tokenizer, text, [])["pieces"]
 
 
 def test_the_lattice_has_its_sampled_paths(verb: Verb) -> None:
@@ -270,6 +292,21 @@ def test_one_that_fails_is_told_and_the_others_are_measured(verb: Verb) -> None:
     assert "259" in found["failed"]["bytepiece, 258 ids"]
     told = verb("compare", "--text", "notes", "--size", "100", "--only", "bpe", "--out", "g.html", code=1)
     assert "not one" in told.error
+
+
+def test_a_contestant_that_talks_much_is_heard_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talker = tmp_path / "talker"
+    told = '{"what": "training", "progress": [1, 2]}'
+    talker.write_text(
+        f"#!{sys.executable}\nimport sys\nprint('hello')\nprint({told!r})\n"
+        "sys.stderr.write('x' * 500_000 + chr(10) + 'no room left')\nsys.exit(3)\n"
+    )
+    talker.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(talker))
+    heard: list[object] = []
+    with pytest.raises(TokenizerError, match=r"(?s)could not be trained.*no room left"):
+        contest.run("bpe", 300, tmp_path, tmp_path, lambda *words: heard.append(words))
+    assert heard == [("bpe: training", 1, 2)]
 
 
 def test_an_interrupted_comparison_keeps_what_it_has(place: Path) -> None:
@@ -370,6 +407,11 @@ def test_real_files_are_told_by_their_content(verb: Verb, data: Callable[[str], 
         (["decode", "tok", "unknown.txt"], 1, ["unknown id", "400"]),
         (["decode", "tok", "cut.bin"], 1, ["cut.bin", "cut off"]),
         (["decode", "tok", "text.npy"], 1, ["text.npy"]),
+        (["decode", "tok", "nothing.npy"], 1, ["nothing.npy"]),
+        (["decode", "tok", "several.npy"], 1, ["several.npy"]),
+        (["decode", "tok", "endless.npy"], 1, ["endless.npy"]),
+        (["inspect", "tok", "a\udcff"], 1, ["lone surrogate", "character 1"]),
+        (["inspect", "tok", "a\udcff", "--merges"], 1, ["lone surrogate", "character 1"]),
         (["inspect", "nowhere"], 1, ["nowhere"]),
         (["inspect", "tok", "--merges"], 2, ["text"]),
         (["inspect", "tok", "the", "--lattice"], 1, ["bpe", "lattice"]),
@@ -399,6 +441,10 @@ def test_wrong_words_get_a_clear_error(words: list[str], code: int, says: list[s
     (place / "broken.json").write_text('{"model": ')
     (place / "list.json").write_text('{"a": 1}')
     np.save(place / "text.npy", np.array(["a"]))
+    (place / "nothing.npy").write_bytes(b"")
+    with (place / "several.npy").open("wb") as file:
+        np.savez(file, a=np.arange(3))
+    (place / "endless.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + b"{'descr': (((".ljust(118))
     before = sorted(place.rglob("*"))
     told = verb(*words, code=code).error
     for each in says:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from temaki.base.errors import TokenizerError
+from temaki.formats import tokenizer as opener
 from temaki.tokens import bpe, bpe_train, characters, files, printable, sentencepiece, wordpiece_train
 from temaki.tokens.bytepiece import BytePiece
 from temaki.tokens.frame import Frame
@@ -74,6 +75,19 @@ def test_a_frame_goes_with_its_tokenizer(tmp_path):
     assert loaded.decode(ids) == "<|endoftext|>the<s> é\n"
     with pytest.raises(TokenizerError, match="frame"):
         files.save(made(), tmp_path, Frame(before=("nothing",)))
+
+
+def test_a_file_for_machines_is_opened_by_any_name(tmp_path):
+    files.save(made(), tmp_path)
+    files.save(characters.train([TEXT]), tmp_path / "other")
+    (tmp_path / "other" / "vocabulary.json").rename(tmp_path / "kept.json")
+    assert opener.open(tmp_path / "kept.json").kind == "characters"
+
+
+def test_a_special_token_with_a_token_s_bytes_is_told_from_it(tmp_path):
+    tokens = [*(bytes([value]) for value in range(256)), b"ab", b"ab"]
+    lines = files.describe(bpe.Bpe(tokens, [(b"a", b"b")], {"ab": 257})).splitlines()
+    assert [line.split(None, 2)[2] for line in lines[-2:]] == ["= 'a' + 'b'", "special"]
 
 
 def test_every_byte_has_its_printable_character():

@@ -276,7 +276,14 @@ def test_an_own_pattern_loses_nothing(text, pattern):
 
 @pytest.mark.parametrize(
     ("pattern", "says"),
-    [("gtp2", "gpt2"), ("", "unknown"), ("(", "regular expression"), ("(?r)a+", "backwards")],
+    [
+        ("gtp2", "gpt2"),
+        ("", "unknown"),
+        ("(", "regular expression"),
+        ("(?a)(?u)x", "regular expression"),
+        ("(" * 9_000, "regular expression"),
+        ("(?r)a+", "backwards"),
+    ],
 )
 def test_a_pattern_that_is_none_is_refused(pattern, says):
     with pytest.raises(TokenizerError, match=says):

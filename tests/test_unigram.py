@@ -234,6 +234,38 @@ def test_other_models_are_refused():
         Unigram.of({"pieces": []})
 
 
+@pytest.mark.parametrize(
+    ("row", "unknown"),
+    [(["\ud800", 0.0, 1], "x"), (["\ud800", 0.0, 3], "x"), (["a", 0.0, 1], "\udc80"), (["a", 10**400, 1], "x")],
+)
+def test_facts_that_cannot_be(row: list[Any], unknown: str):
+    told = Unigram(small()).facts()
+    rows = [["<unk>", 0.0, UNKNOWN], row]
+    assert Unigram.of({**told, "pieces": [["<unk>", 0.0, UNKNOWN], ["a", 0.0, NORMAL]]}).size == 2
+    with pytest.raises(TokenizerError):
+        Unigram.of({**told, "pieces": rows, "unknown_text": unknown})
+
+
+def test_bytes_that_begin_no_character_are_sampled_alike_each_time():
+    segmenter = Unigram(small()).segmenter
+    for raw in (b"\x80\x80a\x80bc\xe6", b"\xe6\x80a\xf0ab\x80\x80\x80" * 40):
+        text = np.frombuffer(raw, np.uint8)
+        first = segmenter.sample(text, 0.5, 7)
+        for _ in range(5):
+            junk = np.full(text.size + 1, np.nan)  # what the next scratch array may find where it comes to lie
+            del junk
+            assert np.array_equal(segmenter.sample(text, 0.5, 7), first)
+
+
+def test_a_stream_of_escaped_spaces_is_the_whole(t5: Unigram):
+    text = "▁" * 3000 + "a" + " ▁" * 500
+    for size in (1, 7, 1000):
+        run, found = t5.run(), []
+        for at in range(0, len(text), size):
+            found += run.push(text[at : at + size]).tolist()
+        assert [*found, *run.close().tolist()] == t5.encode_list(text)
+
+
 def survives(n: int, content: bytes) -> None:
     """Every mutant of a model loads and encodes, or is refused with an error of ours."""
     draw = random.Random(2)

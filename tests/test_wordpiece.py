@@ -64,6 +64,12 @@ def test_a_word_is_cut_into_the_longest_pieces_from_the_left():
     assert made.tokens[2:5] == (b" un", b"aff", b"able")
 
 
+def test_a_prefix_may_be_a_word():
+    made = WordPiece(["[UNK]", "#", "#b", "a"], {"[UNK]": 0}, pieces=Pieces(prefix="#"))
+    assert made.encode_list("# ab #") == [1, 3, 2, 1]
+    assert made.decode([1, 3, 2, 1]) == "# ab #"
+
+
 def test_what_decoding_gives():
     made = wordpiece_train.train(["the cat, the mat! naïve"], 60, special=["[UNK]", "<s>"])
     ids = made.encode_list("the  cat,\nthe mat!")
@@ -126,6 +132,7 @@ def test_letters_that_find_no_room_become_unknown():
         (lambda: WordPiece(["[UNK]"], {"[UNK]": 1}), "id"),
         (lambda: WordPiece(["[UNK]", "\ud800"], {"[UNK]": 0}), "UTF-8"),
         (lambda: WordPiece(["[UNK]"], {"[UNK]": 0}, pieces=Pieces(prefix="")), "prefix"),
+        (lambda: WordPiece(["[UNK]"], {"[UNK]": 0}, pieces=Pieces(prefix="zz")), "prefix"),
         (lambda: WordPiece(["[UNK]"], {"[UNK]": 0}).decode([1]), "unknown id"),
         (lambda: WordPiece(["[UNK]"], {"[UNK]": 0}).stream().push(1), "unknown id"),
         (lambda: WordPiece.of({}), "facts"),

@@ -1,8 +1,9 @@
 """The one door to Numba: compiled kernels with a cache that can be trusted, threads, and vector helpers.
 
 A kernel is a Python function compiled for this processor on first use and kept on disk (beside its source, or in the
-user's cache folder where that cannot be written). Numba's own cache looks at the file of the function alone; ours looks
-at every file of ours that it imports as well, so kernels may call kernels of other files.
+user's cache folder where that cannot be written; where neither can, nothing is kept). Numba's own cache looks at the
+file of the function alone; ours looks at every file of ours that it imports as well, so kernels may call kernels of
+other files.
 
 Work is spread over Python threads: a kernel releases the interpreter's lock, so no thread layer of Numba's is needed, a
 child process can be spawned at any time, and torch's OpenMP is never met inside a parallel region. Vector helpers read
@@ -14,6 +15,7 @@ import hashlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -35,9 +37,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     Division by zero gives what the processor gives, and indices are not checked: a kernel is given arrays that fit.
     """
-    compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    compiled._cache = _Cache(function)
-    return compiled
+    return _kept(function, numba.njit(nogil=True, error_model="numpy")(function))
 
 
 def bare_kernel(function: Callable[..., Any]) -> Any:
@@ -45,8 +45,19 @@ def bare_kernel(function: Callable[..., Any]) -> Any:
 
     That count costs two atomic steps for each array in each call that is not inlined.
     """
-    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
-    compiled._cache = _Cache(function)
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+    return _kept(function, numba.njit(**options)(function))
+
+
+def _kept(function: Callable[..., Any], compiled: Any) -> Any:
+    """The compiled function with our cache on disk; where no folder can be written it is compiled in each process."""
+    try:
+        compiled._cache = _Cache(function)
+    except RuntimeError:  # what Numba says when it finds no folder
+        warnings.warn(
+            "no folder for compiled kernels can be written, so each process compiles them anew; set NUMBA_CACHE_DIR",
+            stacklevel=1,
+        )
     return compiled
 
 

@@ -41,7 +41,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its name only when the block ends without an error."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # the name that was asked for
+        raise
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

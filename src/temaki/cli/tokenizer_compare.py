@@ -31,7 +31,7 @@ def compare(
     from dataclasses import asdict
 
     from temaki.base import config as config_door
-    from temaki.base.errors import TokenizerError
+    from temaki.base.errors import ConfigError, TokenizerError
     from temaki.batches import prepare
     from temaki.batches.config import DataConfig
     from temaki.cli.progress import Work
@@ -40,8 +40,10 @@ def compare(
     from temaki.evaluate import contest
     from temaki.report import tokens as report
 
+    if not out.parent.is_dir():
+        raise ConfigError(f"no such folder: {out.parent}", do="make it, or choose another --out")
     asked = sizes(size)
-    names, missing = contest.chosen([name for name in (only or "").split(",") if name])
+    names, missing = contest.chosen([name.strip() for name in (only or "").split(",") if name.strip()])
     given = {"text": text, "held_out": held_out} | ({"errors": errors} if errors is not None else {})
     settings = config_door.read(DataConfig, given, where="compare")
     train, held, corpus = prepare.read_documents(settings)

@@ -25,10 +25,13 @@ def encode(
     import sys
     from contextlib import ExitStack
 
+    from temaki.base.errors import ConfigError
     from temaki.cli import tokenizer_ids as ids
     from temaki.cli.pieces import coloured
     from temaki.formats import tokenizer as opener
 
+    if out is not None and (json or pieces):
+        raise ConfigError("--out takes ids alone", found="--json" if json else "--pieces", do="leave one of them out")
     opened = opener.open(tokenizer, split)
     names = ids.asked_special(opened, special)
     with ExitStack() as stack:
@@ -62,10 +65,13 @@ def decode(
     """
     import sys
 
+    from temaki.base.errors import ConfigError
     from temaki.cli import tokenizer_ids as ids
     from temaki.cli.said import say
     from temaki.formats import tokenizer as opener
 
+    if lines and file.suffix in (".npy", ".bin"):
+        raise ConfigError("--lines reads a text of ids", found=str(file), do="leave --lines out")
     opened = opener.open(tokenizer, split)
     source = ids.read_lines(file) if lines else ids.read_ids(file, opened.size)
     if json:

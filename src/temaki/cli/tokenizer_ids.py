@@ -1,10 +1,12 @@
 """Text -> ids -> bytes through files and pipes, in constant memory: what `encode` and `decode` do."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
@@ -24,6 +26,8 @@ SPACED = frozenset({"wordpiece", "unigram"})
 """Kinds whose decoding looks at neighbours."""
 SMALL = 1 << 16
 """Sizes up to which a .bin file holds two bytes an id."""
+DIGITS = 18
+"""Characters that a number has at most: an int64 holds them."""
 
 
 def asked_special(tokenizer: Tokenizer, word: str) -> list[str]:
@@ -121,21 +125,27 @@ class IdFile:
         self.ends.append(count)
 
     def finish(self) -> None:
-        """Fill the header in; several documents leave FILE.offsets.npy, int64 [n+1], where each begins and ends."""
+        """Fill the header in; several documents leave FILE.offsets.npy, int64 [n+1], where each begins and ends.
+
+        Where there are not several, an older one, which tells of other ids, goes.
+        """
         if self.path.suffix == ".npy":
             self._file.seek(0)
             self._file.write(_header(self.ends[-1]))
+        beside = self.path.with_suffix(".offsets.npy")
         if len(self.ends) > 2:
-            with files.writing(self.path.with_suffix(".offsets.npy")) as file:
+            with files.writing(beside) as file:
                 np.save(file, np.array(self.ends, np.int64))
+        else:
+            beside.unlink(missing_ok=True)
 
 
 def read_ids(path: Path, size: int) -> Iterator[NDArray[np.int64]]:
     """Ids from FILE.npy, FILE.bin or a text of numbers ("-": standard input), some at a time. Raises DataError."""
     if path.suffix == ".npy":
         try:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+            found = npy.open_memmap(path, mode="r")
+        except (ValueError, OverflowError, TokenError) as error:  # a shape that is too large; a header that is cut off
             raise DataError(f"{path} is no .npy file of ids: {error}") from None
         if found.ndim != 1 or found.dtype.kind not in "iu":
             raise DataError(f"{path} holds no flat list of ids", found=f"shape {found.shape}, {found.dtype}")
@@ -200,10 +210,8 @@ def _numbers(path: Path, file: BinaryIO) -> Iterator[NDArray[np.int64]]:
 
 def _parsed(where: str, text: bytes) -> NDArray[np.int64]:
     words = text.split()
-    try:
-        return np.array(words, np.bytes_).astype(np.int64) if words else np.zeros(0, np.int64)
-    except (ValueError, OverflowError):
-        wrong = next((word for word in words if not word.isdigit() or len(word) > 18), b"")
-        raise DataError(
-            f"{where}: not an id", found=ascii(wrong[:40].decode("utf-8", "replace")), allowed="whole numbers"
-        ) from None
+    if max(map(len, words), default=0) <= DIGITS:  # an array makes room for the longest in each place
+        with contextlib.suppress(ValueError):
+            return np.array(words, np.bytes_).astype(np.int64) if words else np.zeros(0, np.int64)
+    wrong = next((word for word in words if not word.isdigit() or len(word) > DIGITS), b"")
+    raise DataError(f"{where}: not an id", found=ascii(wrong[:40].decode("utf-8", "replace")), allowed="whole numbers")

@@ -34,6 +34,7 @@ def inspect(
     from temaki.cli.said import say
     from temaki.cli.tokenizer_ids import asked_special
     from temaki.formats import tokenizer as opener
+    from temaki.tokens import utf8
 
     opened = opener.open(tokenizer, split)
     if text is None:
@@ -43,6 +44,7 @@ def inspect(
         say(found, json, described(found, tokenizer))
         return
     names = asked_special(opened, special)
+    utf8.checked(text)
     if merges:
         steps = merge_steps(opened, text, names)
         say({"words": steps}, json, steps_text(steps))
@@ -132,16 +134,21 @@ def merge_steps(tokenizer: "Tokenizer", text: str, special: Sequence[str]) -> li
 
     if not isinstance(tokenizer, Bpe):
         raise TokenizerError(f"a {tokenizer.kind} tokenizer has no merges", do="use --lattice, or leave --merges out")
-    ranks: steps.Ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
+    known = tokenizer.vocabulary
+    plain = [token if known.ids.get(token) == id else b"" for id, token in enumerate(known.tokens)]
+    ranks = None if known.merges is None else {pair: rank for rank, pair in enumerate(known.merges)}
     splitter = split.Splitter(tokenizer.pattern)
     made: list[dict[str, Any]] = []
     for part, is_special in split.parts(text, special):
         for word in [part] if is_special else splitter.words(part):
             raw = word.encode("utf-8")
-            done = [] if is_special else steps.merges(raw, ranks or steps.by_tokens(tokenizer.tokens, raw))
+            done = steps.merges(raw, steps.by_tokens(plain, raw) if ranks is None else ranks)
+            whole = known.whole and raw in known.ids and (not done or done[-1].pieces != (raw,))
+            if is_special or whole:  # taken as it is
+                made.append({"word": shown(raw), "bytes": [shown(raw)], "merges": []})
+                continue
             told = [{"rank": step.rank, "pieces": [shown(piece) for piece in step.pieces]} for step in done]
-            begin = [shown(raw)] if is_special else [shown(bytes([value])) for value in raw]
-            made.append({"word": shown(raw), "bytes": begin, "merges": told})
+            made.append({"word": shown(raw), "bytes": [shown(bytes([value])) for value in raw], "merges": told})
     return made
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,24 +76,41 @@ def run(name: str, size: int, train: Path, held: Path, progress: Progress) -> Sc
     """
     command = [sys.executable, "-m", "temaki.evaluate.contest", name, str(size), str(train), str(held)]
     alone = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=alone)
     found: dict[str, Any] = {}
-    try:
-        assert process.stdout is not None, "it was asked for"
-        for line in process.stdout:
-            told = json.loads(line)
-            if "progress" in told:
-                progress(f"{name}: {told['what']}", *told["progress"])
-            found = told.get("score", found)
-        problem = process.communicate()[1]
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
+    with tempfile.TemporaryFile() as said:  # a pipe that nobody reads meanwhile would fill up and hold the process
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env=alone)
+        try:
+            assert process.stdout is not None, "it was asked for"
+            for line in process.stdout:
+                if not line.startswith(b"{"):  # a package that talks
+                    continue
+                told = json.loads(line)
+                if "progress" in told:
+                    progress(f"{name}: {told['what']}", *told["progress"])
+                found = told.get("score", found)
+            process.communicate()
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+        said.seek(0)
+        problem = said.read().decode("utf-8", "replace")
     if process.returncode or not found:
-        last = (problem.strip().splitlines() or ["no message"])[-1]
-        raise TokenizerError(f"{name} could not be trained to {size} ids", found=last)
+        raise TokenizerError(f"{name} could not be trained to {size} ids", found=_message(problem))
     return Score(**found)
+
+
+def _message(said: str) -> str:
+    """The error that a process ended with, in one line: what stands below its last unindented line belongs to it.
+
+    >>> _message("Traceback ..\\n  File ..\\ntemaki.base.errors.TokenizerError: no text\\n  do: give some\\n")
+    'TokenizerError: no text; do: give some'
+    """
+    lines = said.strip().splitlines() or ["no message"]
+    begin = max((place for place, line in enumerate(lines) if not line.startswith(" ")), default=0)
+    kind, colon, rest = lines[begin].partition(":")
+    name = kind if " " in kind else kind.rpartition(".")[2]
+    return "; ".join([name + colon + rest, *(line.strip() for line in lines[begin + 1 :])])
 
 
 def write(path: Path, texts: Sequence[str]) -> None:

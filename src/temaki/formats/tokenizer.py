@@ -66,7 +66,8 @@ def _file(path: Path, pattern: str | None) -> tuple[Tokenizer, Frame]:
         return tiktoken_files.load(path, pattern), Frame()
     if start[:1] == PROTO:
         return Unigram(sentencepiece.load(path)), Frame()
-    raise TokenizerError(f"{path} is no tokenizer", found=f"it begins with {start[:16]!r}", allowed=ACCEPTED)
+    do = "give the folder that holds it" if start.startswith(b"#version") else ""  # GPT-2's merges alone
+    raise TokenizerError(f"{path} is no tokenizer", found=f"it begins with {start[:16]!r}", allowed=ACCEPTED, do=do)
 
 
 def _json(path: Path) -> tuple[Tokenizer, Frame]:
@@ -75,8 +76,11 @@ def _json(path: Path) -> tuple[Tokenizer, Frame]:
         found = json.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is not JSON: {error}") from None
-    if "kind" in found and "facts" in found:
-        return files.load_framed(path.parent)
+    if found and all(isinstance(value, int) for value in found.values()):  # GPT-2's ids alone, "kind" and "model" too
+        do = "give the folder that holds it and vocab.bpe"
+        raise TokenizerError(f"{path} holds ids, and no merges", allowed=ACCEPTED, do=do)
+    if "kind" in found and isinstance(found.get("facts"), dict):
+        return files.load_file(path)
     if "model" in found:
         return _hf(path)
     if "bpe_ranks" in found:

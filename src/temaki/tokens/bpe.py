@@ -5,8 +5,8 @@ Source: Sennrich et al. 2016; Radford et al. 2019 (bytes); Provilkov et al. 2020
 
 import codecs
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -232,12 +232,46 @@ class Bpe:
         """The ids of all jobs; `most`: bytes that they have at most."""
         if at_once == 1:
             return self._one_by_one(jobs, most, asked)
-        done = list(_in_order(lambda job: (*self._kept(job, asked), job.whole), jobs, at_once))
-        before, offsets = 0, [np.zeros(1, np.int64)]
-        for ids, stops, whole in done:
-            offsets.append(before + (stops if whole else stops[:-1]))
-            before += len(ids)
-        return Ragged(_joined([ids for ids, _, _ in done], at_once), np.concatenate(offsets))
+        return self._in_threads(jobs, most, asked, at_once)
+
+    def _in_threads(self, jobs: Iterable[feed.Job], most: int, asked: Asked, at_once: int) -> Ragged:
+        """As `_encode`: threads write ids into room that is used again, this one puts them where they stay."""
+        pieces: list[ndarray] = []
+        out = np.empty(min(most, PIECE), np.uint32)
+        before, o = 0, 0
+        offsets = [np.zeros(1, np.int64)]
+        for room, stops, whole in self._in_order(jobs, asked, at_once):
+            size = int(stops[-1]) if len(stops) else 0
+            if o + size > out.size:
+                pieces.append(_shrunk(out, o))
+                before, o = before + o, 0
+                out = np.empty(max(size, PIECE), np.uint32)
+            out[o : o + size] = room.view(np.uint32)[:size]
+            self._room.give(room)
+            offsets.append(before + o + (stops if whole else stops[:-1]))
+            o += size
+        pieces.append(_shrunk(out, o))
+        return Ragged(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), np.concatenate(offsets))
+
+    def _in_order(
+        self, jobs: Iterable[feed.Job], asked: Asked, at_once: int
+    ) -> Iterator[tuple[ndarray, ndarray, bool]]:
+        """What `_written` gives for each job, in their order; few jobs are in flight at a time."""
+        with ThreadPoolExecutor(at_once) as pool:
+            waiting: deque[Future[tuple[ndarray, ndarray, bool]]] = deque()
+            for job in jobs:
+                waiting.append(pool.submit(self._written, job, asked))
+                if len(waiting) > 2 * at_once:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _written(self, job: feed.Job, asked: Asked) -> tuple[ndarray, ndarray, bool]:
+        """The ids of a job as bytes, in room to be given back; where each of its texts ends; whether the last does."""
+        room = self._room.take(4 * (int(job.bounds[-1]) + OUT_SPARE))
+        stops = self._encoder.encode(job.buffer, job.bounds, asked, room.view(np.uint32))
+        self._large_buffers.give(job.buffer)
+        return room, stops, job.whole
 
     def _one_by_one(self, jobs: Iterable[feed.Job], most: int, asked: Asked) -> Ragged:
         """As `_encode`, in this thread: the ids are written where they stay."""
@@ -269,13 +303,6 @@ class Bpe:
         self._room.give(room)
         return ids, stops
 
-    def _kept(self, job: feed.Job, asked: Asked) -> tuple[ndarray, ndarray]:
-        """As `_job`, in room of its own: the ids are copied once, when all are put together."""
-        out = np.empty(int(job.bounds[-1]) + OUT_SPARE, np.uint32)
-        stops = self._encoder.encode(job.buffer, job.bounds, asked, out)
-        self._large_buffers.give(job.buffer)
-        return out[: int(stops[-1])], stops
-
     def _encode_noisy(self, text: str, asked: Asked, noise: Noise) -> ndarray:
         drop = plain_bpe.checked_noise(noise)
         parts: list[ndarray] = []
@@ -301,11 +328,9 @@ class Bpe:
 
     def _checked_ids(self, ids: Sequence[int] | ndarray) -> ndarray:
         """The ids as uint32, C-contiguous. Raises TokenizerError for what is none."""
-        found = np.asarray(ids)
-        if found.dtype == np.uint32 and found.ndim == 1:
+        found = tokenizer.flat(ids)
+        if found.dtype == np.uint32:
             return np.ascontiguousarray(found)
-        if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-            raise TokenizerError("ids are a flat list of integers", found=f"shape {found.shape}, {found.dtype}")
         wrong = np.flatnonzero((found < 0) | (found >= self.size))
         if wrong.size:
             raise plain_bpe.unknown_id(int(found[wrong[0]]), self.size, f" at place {wrong[0]}")
@@ -313,7 +338,9 @@ class Bpe:
 
 
 def _at_once(most: int, threads: int | None) -> int:
-    """How many threads work on a call of at most that many bytes."""
+    """How many threads work on a call of at most that many bytes. Raises TokenizerError."""
+    if threads is not None and threads < 1:
+        raise TokenizerError("out of range: threads", found=str(threads), allowed="1 or more; None: all there are")
     return 1 if most < MANY else threads or compile.threads()
 
 
@@ -321,28 +348,3 @@ def _shrunk(out: ndarray, size: int) -> ndarray:
     """The first `size` items; what is behind them is given back."""
     out.resize(size, refcheck=False)
     return out
-
-
-def _in_order(function: Callable, items: Iterable, at_once: int) -> Iterator:
-    """function(item) for all items in their order, worked out in threads; few items are in flight at a time."""
-    with ThreadPoolExecutor(at_once) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * at_once:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _joined(parts: Sequence[ndarray], at_once: int) -> ndarray:
-    """All parts in one array, copied in threads."""
-    ends = np.cumsum([len(part) for part in parts])
-    whole = np.empty(int(ends[-1]), np.uint32)
-
-    def copy(first: int) -> None:
-        for part, end in zip(parts[first::at_once], ends[first::at_once], strict=True):
-            whole[end - len(part) : end] = part
-
-    compile.run([lambda first=first: copy(first) for first in range(at_once)], at_once)
-    return whole

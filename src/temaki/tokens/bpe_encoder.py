@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy import ndarray
@@ -22,6 +23,8 @@ from temaki.tokens.tokenizer import Dropout
 OUT_SPARE = 16
 """Ids that kernels may write behind the last."""
 LARGE_PAGE = 1 << 21
+LARGE_TEXT = 1 << 22
+"""Bytes of a text from which on the room to work on it is not kept."""
 OWN = -1
 """The number of a pattern that kernels do not know."""
 
@@ -40,24 +43,28 @@ class Encoder:
     """Encodes jobs of one vocabulary; safe to use from several threads, which share what they learn."""
 
     def __init__(self, vocabulary: Vocabulary, remember: int):
-        """`remember`: pre-tokens beside the vocabulary that are kept with their ids; when full, all are forgotten."""
+        """`remember`: pre-tokens beside the vocabulary that are kept with their ids; when full, all are forgotten.
+
+        With 0 the memory stays as it was made.
+        """
         self.vocabulary = vocabulary
         self.rule = RULES.get(vocabulary.pattern, OWN)
         self._splitter = split.Splitter(vocabulary.pattern)
         self._index = _index(vocabulary)
         self._plain = np.zeros(len(vocabulary.tokens), np.bool_)
         self._plain[list(vocabulary.ids.values())] = True
-        encode_vocabulary.fill_index(self._index, self._plain)
-        rules = _rules(vocabulary, self._index, self._plain)
+        rules, unmade = _merging(vocabulary, self._index, self._plain)
         self._most = len(vocabulary.ids) + remember
+        self._forgets = remember > 0
         self._lock = threading.Lock()
         self._desks: deque[encode_merge.Desk] = deque(maxlen=8)
-        self._memory, unmade = self._seeded(rules, min(4 * len(vocabulary.ids), self._most))
+        self._wanted = self._plain if vocabulary.whole else self._plain & ~unmade
+        self._memory = self._seeded(min(4 * len(vocabulary.ids), self._most))
         joints = np.zeros(64 + (1 << 14), np.uint64)
         add_joints(joints, self._index.text, self._index.offsets)
-        whole = vocabulary.whole
-        segment = encode_memory.SEGMENT if whole and unmade else np.uint64(0)
-        self._known = kernels.Known(rules, self._index, whole, joints, segment)
+        whole = vocabulary.whole and bool(unmade.any())  # else merges give it anyway
+        segment = encode_memory.SEGMENT if whole else np.uint64(0)
+        self._known = kernels.Known(rules, _filled(self._index, unmade), whole, joints, segment)
         self._asked: OrderedDict[tuple[str, ...], Asked] = OrderedDict()
 
     def asked(self, special: Collection[str]) -> Asked:
@@ -94,7 +101,7 @@ class Encoder:
                         out[o] = id
                         o += 1
                 stops[i] = o
-        self._desks.append(desk)
+        self._put_back(desk)
         self._look_after(memory)
         return stops
 
@@ -103,17 +110,28 @@ class Encoder:
         key = np.uint64(plain_bpe.noise_key(noise))
         below = np.uint64(int(noise.drop * (1 << 53)))
         desk = self._desk(stop)
-        if self.rule != OWN:
-            return kernels.encode_noisy(
-                self._known, asked.special, desk, self.rule, buffer, 0, stop, place, key, below, out
-            )
         o = 0
-        for begin, ends, id in self._cut(buffer, 0, stop, asked):
-            o = kernels.encode_cut_noisy(self._known, desk, buffer, begin, ends, place + begin, key, below, out, o)
-            if id is not None:
-                out[o] = id
-                o += 1
+        if self.rule != OWN:
+            o = kernels.encode_noisy(
+                self._known_noisy, asked.special, desk, self.rule, buffer, 0, stop, place, key, below, out
+            )
+        else:
+            for begin, ends, id in self._cut(buffer, 0, stop, asked):
+                o = kernels.encode_cut_noisy(
+                    self._known_noisy, desk, buffer, begin, ends, place + begin, key, below, out, o
+                )
+                if id is not None:
+                    out[o] = id
+                    o += 1
+        self._put_back(desk)
         return o
+
+    @cached_property
+    def _known_noisy(self) -> kernels.Known:
+        """As `_known`, with the pairs that a merge left out can bring together."""
+        if self.vocabulary.merges is not None:
+            return self._known
+        return self._known._replace(rules=_rules(self.vocabulary, self._index, self._plain))
 
     def _cut(self, buffer: ndarray, begin: int, stop: int, asked: Asked) -> list[tuple[int, ndarray, int | None]]:
         """The pre-tokens of an own pattern: runs of them as (begin, ends), and the special token after each run."""
@@ -139,10 +157,15 @@ class Encoder:
                 return desk
         return kernels.desk(max(longest, 1 << 12))
 
+    def _put_back(self, desk: encode_merge.Desk) -> None:
+        """Keep a desk for the next call; a very large one is let go."""
+        if len(desk.room) <= 7 * LARGE_TEXT + 3:
+            self._desks.append(desk)
+
     def _look_after(self, memory: encode_memory.Memory) -> None:
         """Replace a memory that is full by one twice as large, or by a new one where it is as large as may be."""
         used, arena = memory.state.tolist()
-        if used < memory.limit and arena + 2 * encode_memory.LONGEST <= memory.arena.size:
+        if not self._forgets or (used < memory.limit and arena + 2 * encode_memory.LONGEST <= memory.arena.size):
             return
         with self._lock:
             if self._memory is not memory:
@@ -152,14 +175,12 @@ class Encoder:
                 encode_memory.move(memory, larger)
                 self._memory = larger
             else:
-                self._memory, _ = self._seeded(self._known.rules, self._most)
+                self._memory = self._seeded(self._most)
 
-    def _seeded(self, rules: encode_merge.Rules, limit: int) -> tuple[encode_memory.Memory, int]:
+    def _seeded(self, limit: int) -> encode_memory.Memory:
         memory = _memory(limit, 2 * limit)
-        desk = kernels.desk(encode_memory.LONGEST)
-        out = np.empty(encode_memory.LONGEST + OUT_SPARE, np.uint32)
-        unmade = encode_vocabulary.seed(rules, memory, self._index, self._plain, self.vocabulary.whole, desk, out)
-        return memory, unmade
+        encode_vocabulary.seed(memory, self._index, self._wanted, np.empty(OUT_SPARE, np.uint32))
+        return memory
 
 
 def _memory(limit: int, slots: int) -> encode_memory.Memory:
@@ -186,17 +207,25 @@ def _index(vocabulary: Vocabulary) -> encode_vocabulary.Index:
     text = np.frombuffer(bytearray(b"".join(vocabulary.tokens) + bytes(64)), np.uint8)
     offsets = np.zeros(len(vocabulary.tokens) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, vocabulary.tokens), np.int64, len(vocabulary.tokens)), out=offsets[1:])
-    return encode_vocabulary.Index(text, offsets, np.full(_power(2 * len(vocabulary.tokens)), -1, np.int32))
+    return encode_vocabulary.Index(text, offsets, np.full(1, -1, np.int32))
+
+
+def _filled(index: encode_vocabulary.Index, wanted: ndarray) -> encode_vocabulary.Index:
+    """The index of the tokens where `wanted`, bool [V], says so."""
+    index = index._replace(table=np.full(_power(2 * int(wanted.sum()) + 64), -1, np.int32))
+    encode_vocabulary.fill_index(index, wanted)
+    return index
 
 
 def _rules(vocabulary: Vocabulary, index: encode_vocabulary.Index, plain: ndarray) -> encode_merge.Rules:
-    """The table of pairs, filled."""
+    """The table of all pairs, filled."""
     ids = vocabulary.ids
     if vocabulary.merges is None:
-        none = np.empty(0, np.int64)
-        count = encode_vocabulary.splits(index, plain, none, none, none)
+        none, index = np.empty(0, np.int64), _filled(index, plain)
+        sizes = np.bincount(np.diff(index.offsets)[plain]) > 0
+        count = encode_vocabulary.splits(index, plain, sizes, none, none, none)
         lefts, rights, ranks = (np.empty(count, np.int64) for _ in range(3))
-        encode_vocabulary.splits(index, plain, lefts, rights, ranks)
+        encode_vocabulary.splits(index, plain, sizes, lefts, rights, ranks)
         joined = np.arange(len(plain), dtype=np.uint32)
     else:
         merges, count = vocabulary.merges, len(vocabulary.merges)
@@ -204,13 +233,35 @@ def _rules(vocabulary: Vocabulary, index: encode_vocabulary.Index, plain: ndarra
         rights = np.fromiter((ids[right] for _, right in merges), np.int64, count)
         joined = np.fromiter((ids[left + right] for left, right in merges), np.uint32, count)
         ranks = np.arange(count, dtype=np.int64)
-    size = _power(max(5 * count // 2, 64))
-    pairs, marks = np.full(size, encode_merge.EMPTY, np.uint64), np.zeros(size // 16, np.uint64)
-    singles = np.array([ids[bytes([value])] for value in range(256)], np.uint32)
-    rules = encode_merge.Rules(pairs, marks, joined, singles, np.empty(1 << 16, np.uint32))
+    rules = _empty_rules(vocabulary, count, joined)
     encode_merge.add_pairs(rules, lefts, rights, ranks)
     encode_merge.fill_doubles(rules)
     return rules
+
+
+def _merging(
+    vocabulary: Vocabulary, index: encode_vocabulary.Index, plain: ndarray
+) -> tuple[encode_merge.Rules, ndarray]:
+    """The table of the pairs that can arise, and which tokens are never made, bool [V]."""
+    longest = max(map(len, vocabulary.ids))
+    desk, out = kernels.desk(longest), np.empty(longest + OUT_SPARE, np.uint32)
+    if vocabulary.merges is None:
+        unmade = np.zeros(len(plain), np.bool_)
+        rules = _empty_rules(vocabulary, len(vocabulary.ids), np.arange(len(plain), dtype=np.uint32))
+        if encode_vocabulary.last_pairs(rules, index, plain, unmade, desk, out):
+            return rules, unmade
+    rules = _rules(vocabulary, index, plain)
+    unmade = np.zeros(len(plain), np.bool_)
+    encode_vocabulary.find_unmade(rules, index, plain, unmade, desk, out)
+    return rules, unmade
+
+
+def _empty_rules(vocabulary: Vocabulary, count: int, joined: ndarray) -> encode_merge.Rules:
+    """Tables for so many pairs, still empty."""
+    size = _power(max(5 * count // 2, 64))
+    pairs, marks = np.full(size, encode_merge.EMPTY, np.uint64), np.zeros(size // 16, np.uint64)
+    singles = np.array([vocabulary.ids[bytes([value])] for value in range(256)], np.uint32)
+    return encode_merge.Rules(pairs, marks, joined, singles, np.full(1 << 16, encode_merge.NEVER, np.uint32))
 
 
 def _asked(texts: tuple[str, ...], vocabulary: Vocabulary) -> Asked:

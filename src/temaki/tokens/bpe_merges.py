@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy import ndarray
 
+from temaki.base.errors import TokenizerError
 from temaki.tokens.kernels import line as kernels
 from temaki.tokens.kernels import merge
 from temaki.tokens.kernels.line import Logs, Pairs, Spelling
@@ -14,6 +15,8 @@ from temaki.tokens.word_counts import Counts, Spill
 
 FALL = 64
 """How far the weight of the pairs worth a look falls from one gathering to the next."""
+MOST_PLACES = (1 << 32) - 1
+"""Places that a line may have: their numbers are uint32."""
 LEAST_TABLES = 1 << 12
 """Pairs that the tables hold at first."""
 BYTES_A_PAIR = 128
@@ -46,12 +49,20 @@ class Line:
 
 
 def line(counts: Counts, number: ndarray, prune: int, spill: Spill, room: Room) -> Line:
-    """The line of all words counted. `number` (uint8 [256]): the symbol of each byte."""
+    """The line of all words counted. `number` (uint8 [256]): the symbol of each byte. Raises TokenizerError for more
+    words than a line can hold."""
     found, pairs = np.zeros(5, np.int64), np.zeros(1 << 16, np.int64)
     places = np.empty(0, np.uint32)
     for words in counts.parts():
         before = int(found[0])
         kernels.measure(words.table, prune, found)
+        if found[0] >= MOST_PLACES:
+            raise TokenizerError(
+                "the different words are too many bytes to learn from",
+                found=f"{found[0]} with what ends each",
+                allowed=f"below {MOST_PLACES}",
+                do="leave out rare ones with prune, or give less text",
+            )
         places = np.empty(2 * (int(found[0]) - before + 1), np.uint32)
         places[0] = kernels.EDGE
         kernels.lay_out(words.table, prune, number, places[2:], pairs)

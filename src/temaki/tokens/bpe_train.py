@@ -170,11 +170,13 @@ def train_files(
 ) -> list[Bpe]:
     """The same from files of UTF-8, each one text, mapped into memory and kept byte for byte; `reading(bytes, of)`.
 
-    Raises TokenizerError, also for a file that cannot be read.
+    Raises TokenizerError, also for a file that cannot be read; OSError where temporary files cannot be written.
     """
     try:
         return _train(_Files(paths), _sizes(size, plan), plan, progress, reading, report)
     except OSError as error:
+        if error.filename is None:
+            raise
         raise TokenizerError(f"{error.filename} cannot be read: {error.strerror}") from None
 
 

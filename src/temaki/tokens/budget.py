@@ -22,6 +22,12 @@ WIDTH = 1_000
 WIDENING = frozenset({"batch", "center", "expandtabs", "indent", "ljust", "rjust", "round", "slice", "zfill"})
 """Filters and methods of text with numbers that tell how long something gets."""
 
+TAKING_APART = frozenset({"groupby", "list", "max", "min", "rsplit", "slice", "sort", "split", "splitlines"})
+"""Filters and methods that take a text apart at once: into characters, or what stands between separators."""
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+APART = 16
+"""What such a part counts for, beside its characters."""
+
 
 class Refused(jinja2.TemplateRuntimeError):
     """What a template must not do, or does without end."""
@@ -70,11 +76,30 @@ class Budget:
                 self.spend(size)
         return size
 
+    def compared(self, value: Any) -> Any:
+        """The value, which is about to be compared, looked up or written: as often as its parts are mentioned in it."""
+        if isinstance(value, list | tuple | Mapping):
+            self.step()
+            self.measured(value)
+        return value
+
+    def apart(self, name: str, text: str, given: Iterable[Any] = ()) -> None:
+        """Count the parts that a filter or method of that name takes a text apart into."""
+        parts = len(text)
+        if name == "splitlines":
+            parts = sum(map(text.count, LINE_ENDS))
+        elif name in ("split", "rsplit"):
+            separator = next(iter(given), None)
+            parts = text.count(separator) if isinstance(separator, str) else len(text) // 2
+        self.spend(APART * parts)
+
     def arguments(self, name: str, value: Any, given: Iterable[Any]) -> None:
         """What a filter or method of that name is asked to do with a value: no number that makes it long."""
         numbers = [argument for argument in given if isinstance(argument, int | float)]
         if name == "sum" and any(isinstance(argument, list | tuple) for argument in given):
             raise Refused("the template adds lists with sum")
+        if isinstance(value, str) and name in TAKING_APART:
+            self.apart(name, value, given)
         if name not in WIDENING:
             return
         if any(not -WIDTH <= number <= WIDTH for number in numbers):

@@ -87,28 +87,41 @@ class _Run:
     def __init__(self, tokenizer: BytePiece):
         self._tokenizer = tokenizer
         self._flow = Flow(tokenizer.segmenter)
-        self._open = ""  # what the next characters may still change
-        self._ready = b""
+        self._open: list[str] = []  # what the next characters may still change
+        self._length = self._wanted = 0  # of it
+        self._ready = bytearray()
+        self._newlines = 0  # that were all of it
 
     def push(self, text: str) -> ndarray:
-        self._open += text
-        cut = len(self._open)
-        if self._tokenizer.normalize is not None:
-            found = self.joins_nothing.search(self._open, 0, cut)
-            cut = 0 if found is None else found.start()
-        self._ready += self._tokenizer.read(self._open[:cut])
-        self._open = self._open[cut:]
-        if len(self._ready) < self._flow.held:  # what cannot be cut is looked at just a few times
+        self._open.append(text)
+        self._length += len(text)
+        if self._length >= self._wanted:  # what cannot be cut is looked at just a few times
+            self._read()
+        if len(self._ready) < max(self._flow.held, 2 * self._newlines):
             return np.empty(0, np.uint32)
         newlines = len(self._ready) - len(self._ready.rstrip(b"\n"))
         if newlines == len(self._ready):
+            self._newlines = newlines
             return np.empty(0, np.uint32)
-        ids, _ = self._flow.push(self._ready, newlines)
-        self._ready = b""
+        ids, _ = self._flow.push(bytes(self._ready), newlines)
+        self._ready.clear()
+        self._newlines = 0
         return ids
 
     def close(self) -> ndarray:
-        return self._flow.push(self._ready + self._tokenizer.read(self._open), whole=True)[0]
+        rest = bytes(self._ready) + self._tokenizer.read("".join(self._open))
+        return self._flow.push(rest, whole=True)[0]
+
+    def _read(self) -> None:
+        """Normalise what the next characters cannot change."""
+        text = "".join(self._open)
+        cut = len(text)
+        if self._tokenizer.normalize is not None:
+            found = self.joins_nothing.search(text, 0, cut)
+            cut = 0 if found is None else found.start()
+        self._ready += self._tokenizer.read(text[:cut])
+        self._open, self._length = [text[cut:]], len(text) - cut
+        self._wanted = 2 * self._length
 
 
 def load(path: Path, normalize: Form = "nfc") -> BytePiece:

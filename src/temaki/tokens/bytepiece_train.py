@@ -3,8 +3,9 @@
 Four stages: count n-grams; cut every text by their conditional probabilities (pre-segmentation); count the pieces and
 drop the rare and the long; again and again segment all pieces by the unigram model of themselves, so that a piece that
 is worth less than its parts gives them its count. Results do not depend on the number of threads. Memory: 16 bytes for
-each distinct n-gram of the highest order (twice while two tallies become one), and the distinct pieces. Source: Su 2023
-(BytePiece 0.6.3); the n-gram model: Su 2016.
+each distinct n-gram of the highest order (twice while two tallies become one); for each n-gram of any order that is
+kept, 24 bytes while the model is made and up to 64 in its table; and the distinct pieces. Source: Su 2023 (BytePiece
+0.6.3); the n-gram model: Su 2016.
 """
 
 import unicodedata
@@ -17,7 +18,7 @@ from numpy import ndarray
 
 from temaki.base import compile
 from temaki.base.errors import TokenizerError
-from temaki.tokens import utf8
+from temaki.tokens import split, utf8
 from temaki.tokens.bytepiece import SPECIAL, BytePiece, Form
 from temaki.tokens.kernels import ngrams
 from temaki.tokens.piece_table import Pieces, PieceTable, joined
@@ -105,6 +106,7 @@ def train_sizes(
     progress: Progress | None = None,
 ) -> list[BytePiece]:
     """Learn several vocabularies at once, in the order of `sizes`: each is pruned from the next larger one."""
+    split.check_special(special)
     for size in sizes:
         if isinstance(size, bool) or not isinstance(size, int) or not 256 + len(special) <= size < 1 << 32:
             raise TokenizerError(
@@ -115,7 +117,7 @@ def train_sizes(
     if isinstance(texts, str | bytes) or iter(texts) is texts:
         raise TokenizerError("texts are a list of texts, or what can be read twice", found=type(texts).__name__)
     told = progress or (lambda stage, done, whole: None)
-    workers = threads or compile.threads()
+    workers = _workers(threads)
     model = count_grams(texts, rules, workers, told)
     pieces = count_pieces(texts, rules, model, workers, told)
     kept: dict[int, BytePiece] = {}
@@ -131,17 +133,27 @@ def from_counts(
 ) -> BytePiece:
     """The vocabulary of pieces whose counts are known, as words of a dictionary; the wasted are dropped.
 
-    Bytes that are missing get the count 1. Raises TokenizerError for a piece that is empty or too long.
+    Bytes that are missing get the count 1. Raises TokenizerError for a piece that is empty or too long, or a count that
+    is no positive integer.
     """
     longest = max(map(len, counts), default=1)
-    if not all(counts) or longest > LONGEST or min(counts.values(), default=1) < 1:
-        raise TokenizerError("a piece is empty or too long, or its count not positive", allowed=f"1 to {LONGEST} bytes")
+    if not all(counts) or longest > LONGEST:
+        raise TokenizerError("a piece is empty or too long", allowed=f"1 to {LONGEST} bytes")
+    if any(type(count) is not int or count < 1 for count in counts.values()) or sum(counts.values()) >= 1 << 53:
+        raise TokenizerError("the counts are no positive integers", allowed=f"all together below {1 << 53}")
     table = PieceTable()
     text = np.frombuffer(b"".join([*counts, bytes(8)]), np.uint8)
     ends = np.cumsum(np.array([*map(len, counts)], np.int64))
     table.add(text, 0, ends, np.array([*counts.values()], np.int64))
-    pieces = joined([table]).pruned(longest, 1, threads or compile.threads(), lambda stage, done, whole: None)
+    pieces = joined([table]).pruned(longest, 1, _workers(threads), lambda stage, done, whole: None)
     return BytePiece(pieces.counted(), normalize, special)
+
+
+def _workers(threads: int | None) -> int:
+    """How many threads work. Raises TokenizerError."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise TokenizerError("threads out of range", found=repr(threads), allowed="1 or more, or None")
+    return threads or compile.threads()
 
 
 @dataclass(frozen=True)

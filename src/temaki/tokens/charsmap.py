@@ -85,11 +85,13 @@ class Flow:
         self._rest = read[reached:].tobytes()
         if not self._charsmap.squeeze:
             return made
-        made = self._spaces + made
-        stays = made
-        while stays.endswith(self._charsmap.space):
-            stays = stays.removesuffix(self._charsmap.space)
-        self._spaces = made[len(stays) :]
+        end = len(made)
+        while made.endswith(self._charsmap.space, 0, end):
+            end -= len(self._charsmap.space)
+        if end == 0:
+            self._spaces += made
+            return b""
+        stays, self._spaces = self._spaces + made[:end], made[end:]
         return stays
 
 

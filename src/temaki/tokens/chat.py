@@ -31,7 +31,7 @@ LIMIT = 1 << 26
 LONGEST = 1 << 20
 """Characters of a template."""
 FAULTS = (
-    *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
+    *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
     *(AssertionError, MemoryError, StopIteration),
 )
 """What a wrong template, or one given messages it was not made for, raises."""

@@ -1,6 +1,8 @@
 """Texts and files -> chunks that threads can split apart: cut at special tokens and where a pattern allows it."""
 
 import mmap
+import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,10 +54,9 @@ def of_texts(texts: Iterable[str | bytes], rule: int, special: Sequence[str]) ->
     for number, text in enumerate(texts):
         if isinstance(text, str | bytes) and len(text) >= CHUNK // 2:
             yield from _long_text(text, f"text {number}", rule, found)
-        elif text:
-            bounds.append((len(held), 0))
-            held += encoded(text, f"text {number}")
-            bounds[-1] = (bounds[-1][0], len(held))
+        elif read := encoded(text, f"text {number}"):
+            bounds.append((len(held), len(held) + len(read)))
+            held += read
         if len(held) >= CHUNK:
             yield _joined(held, bounds, found)
             held, bounds = bytearray(), []
@@ -79,7 +80,10 @@ def encoded(text: str | bytes, name: str) -> bytes:
 def of_file(path: Path, rule: int, special: Needles) -> Iterator[Chunk]:
     """Chunks of a file, which is mapped and not read. Raises TokenizerError naming the place, OSError."""
     with path.open("rb") as file:
-        if not path.stat().st_size:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise TokenizerError(f"{path} is no file on disk", do="write what it gives to a file first")
+        if not found.st_size:
             return
         # A private mapping is never written to. Chunks refer to it, so it is left to them to let go of it.
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)

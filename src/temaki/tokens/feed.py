@@ -55,13 +55,13 @@ class Buffers:
         self._free: list[ndarray] = []
 
     def take(self, size: int) -> ndarray:
-        """A buffer for `size` bytes and SPARE more."""
+        """A buffer for `size` bytes and SPARE more; its size is a multiple of SPARE."""
         with contextlib.suppress(IndexError):  # none is there, or another thread was faster
             while True:
                 buffer = self._free.pop()
                 if buffer.size >= size + SPARE:
                     return buffer
-        return np.zeros(max(size, 2 * self.block) + SPARE, np.uint8)
+        return np.zeros(-(-max(size, 2 * self.block) // SPARE) * SPARE + SPARE, np.uint8)
 
     def give(self, buffer: ndarray) -> None:
         """Take a buffer back; a very large one is let go."""

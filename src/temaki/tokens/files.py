@@ -4,6 +4,7 @@ The JSON holds everything that can change an id, and the fingerprint of it: a fi
 refused. Each kind of tokenizer says what its facts are and makes itself from them; this module knows where kinds live.
 """
 
+import shutil
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -36,9 +37,9 @@ KINDS = {
 def save(tokenizer: Tokenizer, folder: Path, frame: Frame | None = None) -> None:
     """Write a tokenizer into a folder, which is made if need be; each file is whole or absent.
 
-    `frame`: what a foreign file said beside it, kept for the way back. Raises OSError, TokenizerError.
+    `frame`: what a foreign file said beside it, kept for the way back. Raises OSError, TokenizerError; a folder that
+    was made for it goes again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, object] = {
         "version": VERSION,
         "kind": tokenizer.kind,
@@ -48,8 +49,15 @@ def save(tokenizer: Tokenizer, folder: Path, frame: Frame | None = None) -> None
     if frame is not None and frame != Frame():
         frame.check(tokenizer.special)
         content["frame"] = frame.facts()
-    files.write_text(folder / EYES, describe(tokenizer))
-    files.write_json(folder / MACHINE, content)
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        files.write_text(folder / EYES, describe(tokenizer))
+        files.write_json(folder / MACHINE, content)
+    except BaseException:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def load(folder: Path | str) -> Tokenizer:
@@ -62,7 +70,11 @@ def load(folder: Path | str) -> Tokenizer:
 
 def load_framed(folder: Path | str) -> tuple[Tokenizer, Frame]:
     """The tokenizer of a folder and its frame, an empty one if there is none. Raises TokenizerError."""
-    path = Path(folder) / MACHINE
+    return load_file(Path(folder) / MACHINE)
+
+
+def load_file(path: Path) -> tuple[Tokenizer, Frame]:
+    """The same of a file for machines, whatever its name. Raises TokenizerError."""
     found = files.read_json(path, TokenizerError, LIMIT)
     try:
         return _built(found)
@@ -130,7 +142,8 @@ def _built(found: Mapping[str, Any]) -> tuple[Tokenizer, Frame]:
 def _merged(tokenizer: Tokenizer) -> dict[int, tuple[int, int]]:
     """Id -> the ids it was merged of, where a tokenizer has merges; the first merge of a token counts."""
     merges = tokenizer.facts().get("merges") if tokenizer.kind == "bpe" else None
-    ids = {token: id for id, token in enumerate(tokenizer.tokens)}
+    reserved = set(tokenizer.special.values())
+    ids = {token: id for id, token in enumerate(tokenizer.tokens) if id not in reserved}
     made: dict[int, tuple[int, int]] = {}
     for left, right in merges if isinstance(merges, list) else ():
         made.setdefault(ids[tokenizer.tokens[left] + tokenizer.tokens[right]], (left, right))

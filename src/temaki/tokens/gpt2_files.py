@@ -14,7 +14,7 @@ from pathlib import Path
 from temaki.base import files
 from temaki.base.errors import TokenizerError
 from temaki.tokens.bpe import Bpe
-from temaki.tokens.merge_rules import as_merges, texts_by_id
+from temaki.tokens.merge_rules import as_merges, check_reached, texts_by_id, vocabulary
 from temaki.tokens.printable import printable, unprintable
 from temaki.tokens.tokenizer import Tokenizer
 
@@ -93,6 +93,10 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     again = built(encoder, lines, pattern)
     if (again.tokens, dict(again.special)) != (tuple(tokenizer.tokens), dict(tokenizer.special)):
         raise TokenizerError("GPT-2's files cannot say this vocabulary: it has tokens that no merge makes")
+    if again.merges != tuple(merges):
+        raise TokenizerError("GPT-2's files cannot say these merges: one begins as the line of the version does")
+    if vocabulary(tokenizer).whole:
+        check_reached(vocabulary(again))
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / "encoder.json", encoder)
     files.write_text(folder / "vocab.bpe", "#version: 0.2\n" + lines)

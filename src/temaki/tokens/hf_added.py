@@ -18,11 +18,12 @@ def read(found: object, vocabulary: Mapping[str, object], form: str | None) -> t
     find it elsewhere.
     """
     texts: dict[str, int] = {}
+    taken: set[int] = set()
     flags: dict[str, dict[str, bool]] = {}
     for place, each in enumerate(hf_fields.listed([] if found is None else found, "added_tokens")):
         token = hf_fields.part(each, f"added token {place}")
         text, id = token.get("content"), token.get("id")
-        if not isinstance(text, str) or type(id) is not int or text in texts or id in texts.values():
+        if not isinstance(text, str) or type(id) is not int or text in texts or id in taken:
             raise TokenizerError(f"added token {place} has no text and id of its own", found=f"{each!r:.80}")
         where = f"the added token {text!r:.40}"
         hf_fields.only(
@@ -39,6 +40,7 @@ def read(found: object, vocabulary: Mapping[str, object], form: str | None) -> t
         if vocabulary.get(text, id) != id:
             raise TokenizerError(f"{where} has another id in the vocabulary", found=f"{id}, {vocabulary[text]!r:.20}")
         texts[text] = id
+        taken.add(id)
         flags[text] = {flag: token.get(flag) is True for flag in FLAGS}
     split.check_special(list(texts))
     _check_overlaps(

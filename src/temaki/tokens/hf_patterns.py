@@ -41,15 +41,21 @@ IN_ONE = (
 )
 """The same as one expression: where a step would end a piece, so does this."""
 
-_ESCAPED = r"""\\[pP]\{\^?\w+\}|\\[sSdrnt\\.|?*+()\[\]{}^$/'"-]"""
+_PROPERTY = r"\\[pP]\{\^?(?!(?i:word|xdigit)\})[A-Za-z]+\}"
+_ESCAPED = rf"""{_PROPERTY}|\\[sSdrnt\\.|?*+()\[\]{{}}^$/'"-]"""
 _PLAIN = r"[^\\\[\]&~|-]"
+_ANY_CASE = r"\(\?i:(?:(?!(?i:i|ss|st|ff|fl))[A-Za-z' |]|\[(?:(?!(?i:i))[A-Za-z' ])+\])*\)(?!\??[*+{]|\(\?i)"
 _SAFE = regex.compile(
-    rf"(?:{_ESCAPED}|\(\?(?:i?:|[!=])|[()]|[?*+]|\{{\d+(?:,\d*)?\}}"
+    rf"(?:{_ESCAPED}|{_ANY_CASE}|\(\?[:!=]|\((?!\?)|\)|[?*+]|\{{\d+(?:,\d*)?\}}"
     rf"|\[\^?(?:{_ESCAPED}|{_PLAIN}|{_PLAIN}-{_PLAIN})+\]|[^\\\[\](){{}}?*+.^$])*"
 )
-"""What Oniguruma and `regex` read alike: literals, classes without operations, groups, quantifiers, lookahead."""
-_POSSESSIVE = regex.compile(r"\{\d+(?:,\d*)?\}\+")
-"""A counted repetition that gives nothing back: to Oniguruma it is a repetition of one."""
+"""What Oniguruma and `regex` read alike: literals, classes without operations, groups, quantifiers, lookahead; without
+regard to case only letters that fold to one letter each."""
+_COUNTED = regex.compile(r"\{\d+(?:,\d*)?\}\+|\{\d+\}\?")
+"""A counted repetition that gives nothing back, or is lazy: to Oniguruma it is a repetition, or an option, of one."""
+
+PROBES = ("", "aA1 \n\t!+_\u00e9\u0301\u4f60\u0663\u2028")
+"""Where an expression that can match nothing is likely to: the engines go on from there differently."""
 
 
 def read(found: object) -> str:
@@ -127,10 +133,13 @@ def _split(step: dict[str, Any]) -> str:
 
 def _check(expression: str) -> None:
     """Refuse an expression that the two engines may read differently. Raises TokenizerError."""
-    if not _SAFE.fullmatch(expression) or _POSSESSIVE.search(expression):
+    if not _SAFE.fullmatch(expression) or _COUNTED.search(expression):
         raise TokenizerError(
             "the split pattern may mean another thing to another engine",
             found=expression[:200],
             allowed="literals, plain classes, \\p{..}, \\s, \\d, groups, quantifiers, lookahead",
         )
     split.Splitter(expression)
+    for probe in (*PROBES, expression):
+        if any(match.start() == match.end() for match in regex.finditer(expression, probe)):
+            raise TokenizerError("the split pattern matches where there is nothing", found=expression[:200])

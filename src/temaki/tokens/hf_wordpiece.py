@@ -31,7 +31,8 @@ def read(found: dict[str, Any]) -> tuple[Tokenizer, Frame]:
     )
     if not isinstance(unknown, str) or not isinstance(prefix, str) or type(longest) is not int:
         raise TokenizerError("the model lacks its unknown token, prefix or longest word", found=f"{unknown!r:.40}")
-    special = special if unknown in special or unknown not in vocab else {**special, unknown: vocab[unknown]}
+    if unknown not in special:  # there its text would be cut into pieces, here every special token is found
+        raise TokenizerError("the unknown token is not among the added tokens", found=f"{unknown!r:.40}")
     tokenizer = WordPiece(
         [text for text in texts if text is not None], special, _words(found), Pieces(unknown, prefix, longest)
     )

@@ -6,7 +6,7 @@ Two rules are in use (see `bpe_vocabulary`); a list of merges can say both, a li
 from collections.abc import Mapping
 
 from temaki.base.errors import TokenizerError
-from temaki.tokens import bpe_vocabulary
+from temaki.tokens import bpe_vocabulary, plain_bpe
 from temaki.tokens.bpe_vocabulary import LARGEST, Vocabulary
 from temaki.tokens.tokenizer import Tokenizer
 
@@ -31,7 +31,7 @@ def as_ranks(tokenizer: Tokenizer) -> dict[bytes, int]:
     """Bytes -> rank of the plain tokens of a BPE tokenizer, its ids.
 
     Raises TokenizerError for one of another kind, and where merges do not come in the order of the ids that they make,
-    or leave a token unmade: there the rule of ranks would join otherwise.
+    or leave a token unmade or unreached: there the rule of ranks would join otherwise.
     """
     found = vocabulary(tokenizer)
     if found.merges is not None:
@@ -40,7 +40,24 @@ def as_ranks(tokenizer: Tokenizer) -> dict[bytes, int]:
             raise TokenizerError("the merges are not in the order of their ids, so ranks cannot say them")
         if made and min(made) < max(found.ids[bytes([value])] for value in range(256)):
             raise TokenizerError("a merge has a smaller id than a byte, so ranks cannot say it")
+        check_reached(found)
     return dict(found.ids)
+
+
+def check_reached(found: Vocabulary) -> None:
+    """Refuse a vocabulary with a token that its own bytes are not merged to. Raises TokenizerError.
+
+    Where all are, it is the same whether merges are listed or any two tokens that join to a token are merged, and
+    whether a pre-token that is a token is looked up first: two tokens that join to a third never stand side by side.
+    """
+    pairs = {(left, right): (rank, joined) for left, right, rank, joined in found.pairs()}
+    letters = [found.ids[bytes([value])] for value in range(256)]
+    for token, id in found.ids.items():
+        if plain_bpe.merge_word([letters[value] for value in token], pairs) != [id]:
+            raise TokenizerError(
+                "a token is not what its bytes are merged to, so this format would be read otherwise",
+                found=f"{token!r:.60}, id {id}",
+            )
 
 
 def texts_by_id(vocabulary: Mapping[str, object]) -> list[str | None]:

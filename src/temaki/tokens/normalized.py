@@ -5,7 +5,9 @@ What is lost: text comes back in that form (for NFC, "e" and U+0301 as "é"). Th
 """
 
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Literal, get_args
 
 import numpy as np
@@ -56,6 +58,22 @@ class Normalized(RunTokenizer):
                 return super().encode_batch(texts, special)
             found.append(formed)
         return self.inner.encode_batch(found, special)
+
+    def encode_iterable(self, chunks: Iterable[str | bytes], special: Collection[str] = ()) -> Iterator[ndarray]:
+        """The ids of one text that comes in chunks; joined, they are those of the whole text.
+
+        A run between two special tokens goes in pieces through the form, and as one text through the inner tokenizer,
+        which knows where its own pieces may end. Raises TokenizerError.
+        """
+        asked(special, self.special)
+        blocks = self._blocks(utf8.decoded(chunks), special)
+        parts = (part for block in blocks for part in split.parts(block, special))
+        for is_special, run in groupby(parts, key=itemgetter(1)):
+            texts = (text for text, _ in run)
+            if is_special:
+                yield np.array([self.special[text] for text in texts], np.uint32)
+            else:
+                yield from self.inner.encode_iterable(unicodedata.normalize(self.form, text) for text in texts)
 
     def encode_run(self, text: str) -> ndarray:
         """The ids of plain text, [N]."""

@@ -116,14 +116,10 @@ class Pieces:
 
     def _sorted(self) -> "Pieces":
         """In the order of their bytes."""
-        longest = int(self.sizes.max())
-        rows = np.zeros((self.sizes.size, longest), np.uint8)
-        for place in range(longest):
-            inside = np.flatnonzero(self.sizes > place)
-            rows[inside, place] = self.pool[self.starts[inside] + place]
-        by_size = np.argsort(self.sizes, kind="stable")  # zeros at the end are not compared: the shorter comes first
-        order = np.argsort(rows[by_size].view(f"S{longest}").ravel(), kind="stable")
-        return self.some(by_size[order])
+        raw = self.pool.tobytes()
+        places = zip(self.starts.tolist(), self.sizes.tolist(), strict=True)
+        texts = [raw[start : start + size] for start, size in places]
+        return self.some(np.array(sorted(range(len(texts)), key=texts.__getitem__), np.int64))
 
 
 def joined(tables: Sequence[PieceTable]) -> Pieces:

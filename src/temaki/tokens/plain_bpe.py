@@ -253,10 +253,7 @@ class PlainBpe:
         check_asked(special, self.special)
 
     def _checked_ids(self, ids: Sequence[int] | ndarray) -> list[int]:
-        found = np.asarray(ids)
-        if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-            raise TokenizerError("ids are a flat list of integers", found=f"shape {found.shape}, {found.dtype}")
-        listed: list[int] = found.tolist()
+        listed: list[int] = tokenizer.flat(ids).tolist()
         for place, id in enumerate(listed):
             if not 0 <= id < self.size or not self.tokens[id]:
                 raise unknown_id(id, self.size, f" at place {place}")

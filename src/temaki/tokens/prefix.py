@@ -85,13 +85,13 @@ def heal(tokenizer: Tokenizer, ids: Sequence[int] | ndarray, back: int = 1, inde
     """
     if isinstance(back, bool) or not isinstance(back, int) or back < 0:
         raise TokenizerError("how many tokens to step back is a number from 0 on", found=repr(back))
-    given = [int(id) for id in ids]
+    given = _known([int(id) for id in ids], tokenizer)
     reserved = set(tokenizer.special.values())
     removed = 0
     while removed < min(back, len(given)) and given[-1 - removed] not in reserved:
         removed += 1
     kept = given[: len(given) - removed]
-    rest = b"".join(tokenizer.tokens[id] for id in _known(given[len(kept) :], tokenizer))
+    rest = b"".join(tokenizer.tokens[id] for id in given[len(kept) :])
     if not rest:
         return Healed(given, b"", [])
     return Healed(kept, rest, candidates(index or PrefixIndex.of(tokenizer), rest, inside=removed > 1))

@@ -1,6 +1,7 @@
 """Room for large arrays: in memory, or in temporary files that are mapped, where a bound is set."""
 
 import mmap
+import os
 import sys
 import tempfile
 import weakref
@@ -27,12 +28,15 @@ class Room:
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> ndarray:
-        """A new array; what it holds is not defined."""
+        """A new array; what it holds is not defined. Raises OSError where the disk has no room for it."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if self._memory is None or size <= self._memory // 8:
             return np.empty(shape, dtype)
         with tempfile.TemporaryFile(prefix="temaki-") as file:
-            file.truncate(size)
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, and later would end us
+            else:
+                file.truncate(size)
             return self.mapped(file, dtype).reshape(shape)
 
     def mapped(self, file: BinaryIO, dtype: DTypeLike) -> ndarray:

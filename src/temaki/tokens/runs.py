@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from temaki.base.errors import TokenizerError
 from temaki.tokens import split, utf8
-from temaki.tokens.tokenizer import Noise, Ragged, TextStream, fingerprint
+from temaki.tokens.tokenizer import Noise, Ragged, TextStream, fingerprint, flat
 
 
 class RunTokenizer(ABC):
@@ -159,9 +159,7 @@ def asked(special: Collection[str], known: Mapping[str, int]) -> None:
 
 def checked_ids(ids: Sequence[int] | ndarray, size: int) -> ndarray:
     """The ids as an array, if each is in 0..size-1. Raises TokenizerError."""
-    found = np.asarray(ids)
-    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-        raise TokenizerError("ids are a flat list of integers", found=f"shape {found.shape}, {found.dtype}")
+    found = flat(ids)
     wrong = np.flatnonzero((found < 0) | (found >= size))
     if wrong.size:
         raise TokenizerError(f"unknown id at place {wrong[0]}", found=str(found[wrong[0]]), allowed=f"0 to {size - 1}")

@@ -17,9 +17,10 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator
+from jinja2.compiler import CodeGenerator, operators
 from jinja2.ext import Extension
 from jinja2.filters import make_attrgetter
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, _PassArg
 
@@ -33,6 +34,11 @@ HANDED_ON = frozenset(
     | {"reject", "rejectattr", "reverse", "select", "selectattr", "slice", "sort", "sum", "unique"}
 )
 """Filters that hand on what they were given, marks and all."""
+WITHOUT_LOOKING = frozenset(
+    {"batch", "count", "d", "default", "first", "items", "join", "last", "length", "list", "map", "reject"}
+    | {"rejectattr", "reverse", "select", "selectattr", "slice", "tojson"}
+)
+"""Filters that do not compare or write what is in a list, or measure it themselves."""
 FOLLOWED = frozenset(
     {"capitalize", "center", "join", "lower", "replace", "safe", "string", "tojson", "trim", "truncate", "upper"}
 )
@@ -80,6 +86,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         own = {"tojson": self._to_json, "safe": self.written, "join": self._join, "replace": self._replace}
         offered = {name: one for name, one in (self.filters | own).items() if name not in LEFT_OUT}
         self.filters = {name: self._guarded(name, one) for name, one in offered.items()}
+        self.tests = {name: self._measured(one) for name, one in self.tests.items()}
 
     def render(
         self, template: jinja2.Template, values: dict[str, Any], moment: datetime.datetime | None = None
@@ -99,6 +106,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def step(self) -> None:
         """A turn of a loop."""
         self.budget.step()
+
+    def compared(self, value: Any) -> Any:
+        """The value, which is about to be compared."""
+        return self.budget.compared(value)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """An item or attribute; what is looked up by is measured."""
+        return super().getitem(obj, self.budget.compared(argument))
 
     def written(self, value: Any) -> str:
         """A value as text; a text is left as it is."""
@@ -154,6 +169,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         __self.budget.step()
         text = __obj.__self__ if isinstance(__obj, types.BuiltinMethodType | types.MethodType) else None
         given = {name: value for name, value in named.items() if name not in SCOPES}
+        __self._measure(__obj, (*args, *given.values()))
         if not isinstance(text, str):
             found = super().call(__context, __obj, *args, **named)
         elif __obj.__name__ == "join":
@@ -198,6 +214,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self.budget.arguments(name, sources[0] if sources else None, (*sources[1:], *named.values()))
             if name == "format" and sources:
                 self.budget.format(self.written(sources[0]), "%", (sources[1:], named))
+            for value in (*sources[name in WITHOUT_LOOKING :], *named.values()):
+                self.budget.compared(value)
             found = function(*args, **named)
             if isinstance(found, types.GeneratorType):
                 return self._counted(found)
@@ -213,24 +231,46 @@ class Sandbox(ImmutableSandboxedEnvironment):
             guarded.jinja_pass_arg = passed  # type: ignore[attr-defined]
         return guarded
 
+    def _measure(self, called: Any, given: Iterable[Any]) -> None:
+        """Measure what a call may compare, hash or write: its arguments, and what the method belongs to."""
+        if not isinstance(called, Macro):
+            owner = called.__self__ if isinstance(called, types.BuiltinMethodType) else None
+            for value in (owner, *given):
+                self.budget.compared(value)
+
+    def _measured(self, function: Callable[..., bool]) -> Callable[..., bool]:
+        """A test, what it may compare measured."""
+        passed = _PassArg.from_obj(function)
+
+        def measured(*args: Any) -> bool:
+            for value in args if passed is None else args[1:]:
+                self.budget.compared(value)
+            return function(*args)
+
+        if passed is not None:
+            measured.jinja_pass_arg = passed  # type: ignore[attr-defined]
+        return measured
+
     def _counted(self, items: Iterable[Any]) -> Iterable[Any]:
         for item in items:
             self.budget.step()
-            yield item
+            yield self.budget.compared(item)
 
     def _join(self, values: Iterable[Any], d: str = "", attribute: Any = None) -> traced.Traced:
         """The filter and method of that name."""
         if attribute is not None:
             values = map(make_attrgetter(self, attribute), values)
+        if isinstance(values, str):
+            self.budget.apart("join", values)
         texts = [self.written(value) for value in values]
         self.budget.spend(sum(map(len, texts)) + len(d) * len(texts))
         return traced.Traced(d, traced.marks(d)).join(texts)
 
     def _replace(self, value: Any, old: str, new: str, count: int | None = None) -> traced.Traced:
         """The filter and method of that name."""
-        text, new = self.written(value), self.written(new)
+        text, old, new = self.written(value), self.written(old), self.written(new)
         self.budget.spend(len(text) + text.count(old) * len(new))
-        return traced.Traced(text, traced.marks(text)).replace(str(old), new, -1 if count is None else count)
+        return traced.Traced(text, traced.marks(text)).replace(old, new, -1 if count is None else count)
 
     def _to_json(
         self,
@@ -265,6 +305,26 @@ class Generator(CodeGenerator):
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
+
+    def visit_Compare(self, node: nodes.Compare, frame: Any) -> None:  # noqa: N802
+        """`a < b == c`, what is compared measured."""
+        self.write("(environment.compared(")
+        self.visit(node.expr, frame)
+        for op in node.ops:
+            self.write(f") {operators[op.op]} environment.compared(")
+            self.visit(op.expr, frame)
+        self.write("))")
+
+    def visit_Dict(self, node: nodes.Dict, frame: Any) -> None:  # noqa: N802
+        """`{a: b}`, keys measured."""
+        self.write("{")
+        for item in node.items:
+            self.write("environment.compared(")
+            self.visit(item.key, frame)
+            self.write("): ")
+            self.visit(item.value, frame)
+            self.write(", ")
+        self.write("}")
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Any) -> None:  # noqa: N802
         """`a[b:c:d]`; anything else as Jinja does it."""

@@ -216,7 +216,7 @@ def _groups(texts: Sequence[str | bytes]) -> Iterable[tuple[int, int]]:
     """Runs of texts of about BATCH bytes."""
     begin, size = 0, 0
     for number, text in enumerate(texts):
-        size += len(text)
+        size += len(text) if isinstance(text, str | bytes) else 0  # what is no text is refused where it is read
         if size >= BATCH:
             yield begin, number + 1
             begin, size = number + 1, 0

@@ -131,7 +131,8 @@ class Segmenter:
     ) -> ndarray:
         text = readonly(text)
         longest = stop - begin if self._rule[0] else viterbi.longest_segment(text, begin, stop)
-        after, scales = np.empty(longest + 1), np.empty(longest + 1, np.int64)
+        # Not `empty`: a damaged normaliser can write bytes that begin no character, whose places the kernel leaves out.
+        after, scales = np.ones(longest + 1), np.zeros(longest + 1, np.int64)
         out = np.empty(stop - begin, np.uint32)
         scratch = (after, scales, self._scratch(), self._scratch())
         count = viterbi.sample(text, begin, stop, key, *self._rule, *weights, *scratch, out)

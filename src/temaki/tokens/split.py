@@ -5,6 +5,7 @@ text between them into pre-tokens. Source of the GPT-2 pattern: Radford et al. 2
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -87,8 +88,8 @@ def named(pattern: str) -> Pattern:
         raise TokenizerError("unknown split pattern", found=repr(pattern), allowed=", ".join(PATTERNS), do=hint)
     try:
         reverse = regex.compile(pattern).flags & regex.REVERSE
-    except regex.error as error:
-        raise TokenizerError(f"the split pattern is no regular expression: {error}", found=pattern) from None
+    except (regex.error, ValueError, RecursionError) as error:  # flags that exclude each other, groups in groups
+        raise TokenizerError(f"the split pattern is no regular expression: {error}", found=f"{pattern:.200}") from None
     if reverse:
         raise TokenizerError("a split pattern cannot search backwards", found=pattern, do="leave (?r) out")
     return Pattern(pattern, None)
@@ -180,7 +181,7 @@ def check_special(special: Sequence[str]) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise TokenizerError("a special token must be encodable as UTF-8", found=repr(text)) from None
-    twice = sorted({text for text in special if list(special).count(text) > 1})
+    twice = sorted(text for text, count in Counter(special).items() if count > 1)
     if twice:
         raise TokenizerError("a special token is named twice", found=", ".join(map(repr, twice)))
 

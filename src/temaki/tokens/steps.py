@@ -64,8 +64,7 @@ def by_tokens(tokens: Sequence[bytes], word: bytes) -> Ranks:
     >>> by_tokens([b"a", b"b", b"ab"], b"ab")
     {(b'a', b'b'): 2}
     """
-    inside = {word[begin:end] for begin in range(len(word)) for end in range(begin + 1, len(word) + 1)}
-    ids = {token: id for id, token in enumerate(tokens) if token in inside}
+    ids = {token: id for id, token in enumerate(tokens) if token and token in word}
     return {
         (token[:cut], token[cut:]): id
         for token, id in ids.items()

@@ -10,7 +10,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from numpy import ndarray
+
+from temaki.base.errors import TokenizerError
 
 END_OF_TEXT = "<|endoftext|>"
 """The default special token: it separates documents and begins them."""
@@ -79,6 +82,21 @@ class TextStream:
     def close(self) -> str:
         """U+FFFD if a character was left open, else ""; the stream can then be used anew."""
         return self._decoder.decode(b"", final=True)
+
+
+def flat(ids: Sequence[int] | ndarray) -> ndarray:
+    """Ids as an array, of whatever kind of integer. Raises TokenizerError for what is no flat list of integers.
+
+    >>> flat([1, 2]).shape
+    (2,)
+    """
+    try:
+        found = np.asarray(ids)
+    except ValueError:
+        raise TokenizerError("ids are a flat list of integers", found="lists of several lengths") from None
+    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+        raise TokenizerError("ids are a flat list of integers", found=f"shape {found.shape}, {found.dtype}")
+    return found
 
 
 def fingerprint(kind: str, facts: Mapping[str, object]) -> str:

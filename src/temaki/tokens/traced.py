@@ -26,6 +26,8 @@ _RUNS = re.compile(rb"(.)\1*", re.DOTALL)
 class Traced(str):
     """A text with a byte of marks for each character; without marks given, all of it is message."""
 
+    __slots__ = ("_marks",)
+
     _marks: bytes
 
     def __new__(cls, text: object = "", marks: bytes | None = None) -> "Traced":
@@ -60,7 +62,7 @@ class Traced(str):
         return Traced(plain(self)[at], bytes([marks]) if isinstance(marks, int) else marks)
 
     def __iter__(self) -> Any:
-        return (self[place] for place in range(len(self)))
+        return (Traced(letter, bytes([mark])) for letter, mark in zip(plain(self), self._marks, strict=True))
 
     def strip(self, chars: str | None = None, /) -> "Traced":
         return self.lstrip(chars).rstrip(chars)
@@ -106,15 +108,16 @@ class Traced(str):
 
     def _at(self, parts: list[str], sep: str | None) -> list["Traced"]:
         """Parts of this text, in order, `sep` (None: whitespace) between them, with the marks they have here."""
+        letters = plain(self)  # once: it is a copy
         found: list[Traced] = []
         end = 0
         for part in parts:
             if sep is None:
-                start = plain(self).find(part, end)  # parts begin with no whitespace, so the first find is the place
+                start = letters.find(part, end)  # parts begin with no whitespace, so the first find is the place
             else:
                 start = end + len(sep) if found else 0
             end = start + len(part)
-            found.append(self[start:end])
+            found.append(Traced(part, self._marks[start:end]))
         return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy import ndarray
 
 from temaki.base.errors import TokenizerError
+from temaki.tokens import utf8
 from temaki.tokens.charsmap import Charsmap
 from temaki.tokens.kernels import charsmap as kernels
 from temaki.tokens.runs import checked_ids
@@ -233,6 +234,7 @@ def _check(model: Model) -> None:
     if model.type != UNIGRAM:
         raise TokenizerError("this SentencePiece model is no unigram model", found=f"type {model.type}")
     texts = [piece.text for piece in model.pieces]
+    utf8.checked("".join([*texts, model.unknown_text, model.normalizer.name]))
     if not all(texts) or len(set(texts)) < len(texts):
         raise TokenizerError("a piece of the model is empty, or there twice")
     kinds = [piece.type for piece in model.pieces]
@@ -247,7 +249,7 @@ def _check(model: Model) -> None:
 
 def _piece(row: object) -> Piece:
     match row:
-        case [str(text), float(score) | int(score), int(kind)] if type(kind) is int:
+        case [str(text), float(score) | int(score), int(kind)] if type(kind) is int and abs(score) < 1e30:
             return Piece(text, float(score), kind)
     raise TokenizerError("a piece is not [text, score, type]", found=repr(row)[:80])
 

@@ -187,7 +187,12 @@ class Counts:
     """The words of many chunks with their counts, in `threads` tables."""
 
     def __init__(self, threads: int, memory: int | None, spill: Spill):
-        """`memory`: bytes that all tables together may take, if there is a bound; what is more goes to the spill."""
+        """`memory`: bytes that all tables together may take, if there is a bound; what is more goes to the spill.
+
+        Where tables of so many threads do not fit, there are fewer.
+        """
+        if memory is not None:
+            threads = max(1, min(threads, memory // (2 * Words().bytes)))
         self._memory = memory
         self._spill = spill
         limit = (0, None) if memory is None else (memory // threads, spill)

@@ -27,6 +27,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 _PUNCTUATION = r"\p{P}$+<=>^`|~"
 _WORDS = regex.compile(rf"[{_PUNCTUATION}]|[^{_PUNCTUATION}\s]+")
+_MARKS = regex.compile(rf"[{_PUNCTUATION}]+")  # a prefix of these begins no word but itself
 _HAN = regex.compile(
     r"([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     r"\U0002b920-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f])"
@@ -99,9 +100,9 @@ class WordPiece(RunTokenizer):
         self.vocabulary = tuple(vocabulary)
         self.words = words or Words()
         self.pieces = pieces or Pieces()
-        if not self.pieces.prefix or self.pieces.unknown not in special or self.pieces.longest < 1:
+        if not _MARKS.fullmatch(self.pieces.prefix) or self.pieces.unknown not in special or self.pieces.longest < 1:
             raise TokenizerError(
-                "a WordPiece vocabulary needs a prefix, a length from 1 on and an unknown token among its special ones",
+                "a WordPiece vocabulary needs a prefix of punctuation, a length from 1 on and a special unknown token",
                 found=f"prefix {self.pieces.prefix!r}, length {self.pieces.longest}, unknown {self.pieces.unknown!r}",
             )
         reserved = set(special.values())
@@ -115,7 +116,7 @@ class WordPiece(RunTokenizer):
         super().__init__(tokens, special)
         plain = {text: id for text, id in ids.items() if id not in reserved}
         mark = self.pieces.prefix
-        self._begin = {text: id for text, id in plain.items() if not text.startswith(mark)}
+        self._begin = {text: id for text, id in plain.items() if text == mark or not text.startswith(mark)}
         self._inside = {text[len(mark) :]: id for text, id in plain.items() if text.startswith(mark)}
         self._cut_words: dict[str, list[int]] = {}
 

@@ -39,7 +39,8 @@ def train(
         raise TokenizerError("vocabulary size out of range", found=repr(size), allowed=f"{len(named) + 1} and more")
     counts = count_words(texts, named, words, pieces.longest)
     if not counts:
-        raise TokenizerError("no text to learn a vocabulary from", do="give a corpus that is not empty")
+        do = f"give a text with words of at most {pieces.longest} characters"
+        raise TokenizerError("no text to learn a vocabulary from", do=do)
     room = size - len(named)
     letters = alphabet(counts)[:room]
     table = PairTable(_spelled(counts, letters), letters)

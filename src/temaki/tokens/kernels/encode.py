@@ -42,8 +42,9 @@ AHEAD = 256
 ENTRY = 32
 """Bytes of one: two words of key, the place of the line, the place in the text and the length."""
 ENDS = 512
-END, ID, LARGE = SEGMENT, SEGMENT | np.uint64(1), SEGMENT | np.uint64(4)
-"""Notes in place of the second word of a key: a text ends, an id comes, a pre-token is too long to be remembered."""
+END, ID, LARGE, LARGE_PIECE = (SEGMENT | np.uint64(n) for n in (0, 1, 4, 5))
+"""Notes in place of the second word of a key: a text ends, an id comes, a pre-token or a piece of one is too long to be
+remembered."""
 ZERO = np.uint64(0)
 
 
@@ -215,7 +216,7 @@ def _enter_one(slots, text, at, n, flag, entries, m):
     if n <= LONGEST:
         low, high = long_key(text, at, n)
         return _put(slots, entries, m, low, high | flag, at << 8 | n)
-    return _put(slots, entries, m, np.uint64(n), LARGE, at)
+    return _put(slots, entries, m, np.uint64(n), LARGE if flag == ZERO else LARGE_PIECE, at)
 
 
 @bare_kernel
@@ -262,16 +263,14 @@ def _look_further(known, memory, text, entries, entry, out, o, stops, desk):
     if high == ID:
         out[o] = np.uint32(low)
         return o + 1
-    if high == LARGE:
-        return o + _work_out(
-            known, text, np.int64(load64(entries, entry + 24)), np.int64(low), high < SEGMENT, out, o, desk
-        )
+    place = np.int64(load64(entries, entry + 24))
+    if high in (LARGE, LARGE_PIECE):
+        return o + _work_out(known, text, place, np.int64(low), high == LARGE_PIECE, out, o, desk)
     line = np.int64(load64(entries, entry + 16))
     slot = find(memory.slots, low, high, line)
     n = np.int64(high >> TOP & LENGTH)
     if n > 0:
         return _short(known, memory, slot, low, high, line, n, entries, entry, out, o, desk)
-    place = np.int64(load64(entries, entry + 24))
     at, n = place >> 8, place & 255
     if slot >= 0 and same_bytes(memory, slot, text, at, n):
         return o + recall(memory, slot, n, out, o)

@@ -84,16 +84,22 @@ def rank_of(rules, left, right):
 @bare_kernel
 def add_pairs(rules, lefts, rights, ranks):
     """Fill the tables of pairs. Of a pair that comes twice the lower rank counts."""
+    for i in range(len(lefts)):
+        add_pair(rules, lefts[i], rights[i], ranks[i])
+
+
+@bare_kernel
+def add_pair(rules, left, right, rank):
+    """Put one pair into the tables."""
     pairs, marks = rules.pairs, rules.marks
     mask = np.uint64(pairs.size - 1)
-    for i in range(len(lefts)):
-        key = np.uint64(lefts[i]) << ID_BITS | np.uint64(rights[i])
-        hashed = key * MIX_A >> np.uint64(24)
-        marks[(hashed >> SIX) & np.uint64(marks.size - 1)] |= ONE << (hashed & LAST_SIX)
-        at = hashed & mask
-        while pairs[at] != EMPTY and pairs[at] >> RANK_AT != key:
-            at = (at + ONE) & mask
-        pairs[at] = min(pairs[at], key << RANK_AT | np.uint64(ranks[i]))
+    key = np.uint64(left) << ID_BITS | np.uint64(right)
+    hashed = key * MIX_A >> np.uint64(24)
+    marks[(hashed >> SIX) & np.uint64(marks.size - 1)] |= ONE << (hashed & LAST_SIX)
+    at = hashed & mask
+    while pairs[at] != EMPTY and pairs[at] >> RANK_AT != key:
+        at = (at + ONE) & mask
+    pairs[at] = min(pairs[at], key << RANK_AT | np.uint64(rank))
 
 
 class Desk(NamedTuple):

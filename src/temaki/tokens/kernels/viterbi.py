@@ -152,7 +152,7 @@ def best(text, begin, stop, whole, carried, characters, unknown, units, first, s
         carried = safe_score
         if ended and safe < size:
             break
-        if cut == end and characters is None:
+        if cut == end and characters is None and not is_open:
             carried = 0.0
     return written, cut, carried, False
 
