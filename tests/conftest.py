@@ -1,8 +1,10 @@
 """What all tests share: where real data lies, and a fresh interpreter. TEMAKI_DATA is read here alone."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,27 @@ def data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Path:
+    """The folder of rank files in npm's package `tiktoken`, fetched once, or a skip that says why."""
+    root = Path(sys.prefix) / "ranks"
+    folder = root / "package" / "encoders"
+    if folder.is_dir():
+        return folder
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not there, which would fetch the package tiktoken")
+    root.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [npm, "pack", "--silent", "tiktoken"], cwd=root, capture_output=True, text=True, timeout=300, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"npm could not fetch the package tiktoken: {done.stderr.strip()[-200:]}")
+    with tarfile.open(root / done.stdout.strip()) as packed:
+        packed.extractall(root, filter="data")
+    return folder
 
 
 @pytest.fixture(scope="session")

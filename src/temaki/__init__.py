@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from temaki.base.errors import TemakiError as TemakiError
     from temaki.formats.open import open as open
+    from temaki.formats.tokenizer import open as load_tokenizer
     from temaki.study.pipeline import generate as generate
     from temaki.study.pipeline import run_recipe as train
     from temaki.tokens.bpe_train import train as train_tokenizer
-    from temaki.tokens.files import load as load_tokenizer
     from temaki.tokens.tokenizer import Tokenizer as Tokenizer
 
 _PLACES = {
     "TemakiError": ("temaki.base.errors", "TemakiError"),
     "Tokenizer": ("temaki.tokens.tokenizer", "Tokenizer"),
     "generate": ("temaki.study.pipeline", "generate"),
-    "load_tokenizer": ("temaki.tokens.files", "load"),
+    "load_tokenizer": ("temaki.formats.tokenizer", "open"),
     "open": ("temaki.formats.open", "open"),
     "train": ("temaki.study.pipeline", "run_recipe"),
     "train_tokenizer": ("temaki.tokens.bpe_train", "train"),

@@ -70,6 +70,8 @@ def train(
     for each, size in zip(found, asked, strict=True):
         if each["size"] < size:
             print(f"{each['folder']}: the text holds no more than {each['size']} of {size} ids", file=sys.stderr)
+    if kind == "bytepiece" and made[-1].size == 256 + len(made[-1].special):
+        print("no piece was found: the text is too short or says the same again and again; bpe may do", file=sys.stderr)
     whole = found[0] | ({"all": found} if len(found) > 1 else {})
     say(whole, json, "\n".join([*lines, f"next: {following(made[0], folders[0], settings)}"]))
 

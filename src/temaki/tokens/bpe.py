@@ -135,8 +135,12 @@ class Bpe:
         at_once = _at_once(most, threads)
         return self._encode(feed.texts_of(texts, self._cut(asked), self._buffers_for(at_once)), most, asked, at_once)
 
-    def encode_file(self, path: Path, special: Collection[str] = (), threads: int | None = None) -> ndarray:
-        """The ids of a file of UTF-8 text as one text, read in blocks. Raises TokenizerError as `encode_iterable`."""
+    def encode_file(self, path: Path | str, special: Collection[str] = (), threads: int | None = None) -> ndarray:
+        """The ids of a file of UTF-8 text as one text, read in blocks. Raises TokenizerError as `encode_iterable`.
+
+        Raises OSError for a file that cannot be read.
+        """
+        path = Path(path)
         asked = self._encoder.asked(special)
         most = path.stat().st_size
         at_once = _at_once(most, threads)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, overload
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 from numpy import ndarray
@@ -312,7 +312,7 @@ def _count_by_expression(source: _Source, counts: Counts, plan: Plan, counted: C
 
 def _sizes(size: int | Sequence[int], plan: Plan) -> list[int]:
     """The sizes asked for. Raises TokenizerError."""
-    sizes = [size] if isinstance(size, int) or not isinstance(size, Sequence) else list(size)
+    sizes: list[Any] = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else [size]
     first, last = 256 + len(plan.special), bpe_vocabulary.LARGEST
     for one in sizes or [size]:
         if isinstance(one, bool) or not isinstance(one, int) or not first <= one <= last:
