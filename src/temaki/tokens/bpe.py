@@ -18,10 +18,11 @@ from temaki.base.errors import TokenizerError
 from temaki.tokens import bpe_vocabulary, feed, plain_bpe, tokenizer
 from temaki.tokens.bpe_encoder import OUT_SPARE, Asked, Encoder
 from temaki.tokens.bpe_vocabulary import Vocabulary
+from temaki.tokens.integers import Integers
 from temaki.tokens.kernels import decode as kernels
 from temaki.tokens.tokenizer import END_OF_TEXT, Noise, Ragged, TextStream
 
-SHORT = 1 << 14
+SHORT = 1 << 15
 """Characters of a text that is one job."""
 
 MANY = 1 << 20
@@ -121,9 +122,12 @@ class Bpe:
         """The ids of a text as a list; raises as `encode`."""
         if type(text) is not str:
             raise TokenizerError("a text to encode is a str", found=type(text).__name__)
+        asked = self._encoder.asked(special)
+        if len(text) < SHORT:
+            return self._listed(feed.alone(text, self._buffers), asked)
         found: list[int] = []
-        for ids in self.encode_iterable([text], special):
-            found += self._integers[ids].tolist()
+        for job in feed.stretches([text], self._cut(asked), self._buffers):
+            found += self._listed(job, asked)
         return found
 
     def encode_batch(
@@ -212,9 +216,8 @@ class Bpe:
         return Encoder(self.vocabulary, self._remember)
 
     @cached_property
-    def _integers(self) -> ndarray:
-        """The ids as Python integers: a list of ids takes these instead of making new ones."""
-        return np.array(range(self.size), np.object_)
+    def _integers(self) -> Integers:
+        return Integers(self.size)
 
     @cached_property
     def _rows(self) -> tuple[ndarray, ndarray, ndarray]:
@@ -306,6 +309,16 @@ class Bpe:
         buffers.give(job.buffer)
         self._room.give(room)
         return ids, stops
+
+    def _listed(self, job: feed.Job, asked: Asked) -> list[int]:
+        """The ids of a job, as a list."""
+        room = self._room.take(4 * (int(job.bounds[-1]) + OUT_SPARE))
+        out = room.view(np.uint32)
+        count = int(self._encoder.encode(job.buffer, job.bounds, asked, out)[-1])
+        self._buffers.give(job.buffer)
+        found = self._integers.listed(out[:count])
+        self._room.give(room)
+        return found
 
     def _encode_noisy(self, text: str, asked: Asked, noise: Noise) -> ndarray:
         drop = plain_bpe.checked_noise(noise)

@@ -65,10 +65,13 @@ class Encoder:
         whole = vocabulary.whole and bool(unmade.any())  # else merges give it anyway
         segment = encode_memory.SEGMENT if whole else np.uint64(0)
         self._known = kernels.Known(rules, _filled(self._index, unmade), whole, joints, segment)
+        self._nothing = _asked((), vocabulary)
         self._asked: OrderedDict[tuple[str, ...], Asked] = OrderedDict()
 
     def asked(self, special: Collection[str]) -> Asked:
         """What to look for. Raises TokenizerError for a special token that the vocabulary lacks."""
+        if not special:
+            return self._nothing
         plain_bpe.check_asked(special, self.vocabulary.special)
         texts = tuple(sorted(special, key=lambda text: (-len(text.encode("utf-8")), text)))
         found = self._asked.get(texts)
@@ -151,11 +154,11 @@ class Encoder:
 
     def _desk(self, longest: int) -> encode_merge.Desk:
         """Room to work on texts of up to that many bytes; whoever takes it puts it back."""
-        with contextlib.suppress(IndexError):  # none there, or another thread was faster
+        try:
             desk = self._desks.pop()
-            if len(desk.room) >= 7 * longest + 3:
-                return desk
-        return kernels.desk(max(longest, 1 << 12))
+        except IndexError:  # none there, or another thread was faster
+            return kernels.desk(max(longest, 1 << 12))
+        return desk if len(desk.room) >= 7 * longest + 3 else kernels.desk(longest)
 
     def _put_back(self, desk: encode_merge.Desk) -> None:
         """Keep a desk for the next call; a very large one is let go."""

@@ -27,9 +27,17 @@ SPARE = 64
 LONG = 1 << 12
 """Characters from which on a text is read where it lies."""
 
+STRETCH = 1 << 14
+"""Characters that are turned into UTF-8 at a time, where that is work."""
+
 _as_utf8 = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
 _as_utf8.argtypes = [ctypes.py_object, ctypes.POINTER(ctypes.c_ssize_t)]
 _as_utf8.restype = ctypes.c_void_p
+_view = ctypes.pythonapi.PyMemoryView_FromMemory
+_view.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int]
+_view.restype = ctypes.py_object
+READ = 0x100
+"""What Python calls PyBUF_READ."""
 
 Cut = Callable[[ndarray, int], int]
 """The last place of buffer[:stop] where it can be cut whatever follows; 0 if there is none."""
@@ -53,15 +61,22 @@ class Buffers:
     def __init__(self, block: int = BLOCK):
         self.block = block
         self._free: list[ndarray] = []
+        self._last = (0, 0)
 
     def take(self, size: int) -> ndarray:
         """A buffer for `size` bytes and SPARE more; its size is a multiple of SPARE."""
-        with contextlib.suppress(IndexError):  # none is there, or another thread was faster
+        try:
             while True:
                 buffer = self._free.pop()
                 if buffer.size >= size + SPARE:
                     return buffer
-        return np.zeros(-(-max(size, 2 * self.block) // SPARE) * SPARE + SPARE, np.uint8)
+        except IndexError:  # none is there, or another thread was faster
+            return np.zeros(-(-max(size, 2 * self.block) // SPARE) * SPARE + SPARE, np.uint8)
+
+    def again(self, text: str) -> bool:
+        """Whether the text before this one was the same, or at least as long and in the same place."""
+        last, self._last = self._last, (id(text), len(text))
+        return self._last == last
 
     def give(self, buffer: ndarray) -> None:
         """Take a buffer back; a very large one is let go."""
@@ -78,7 +93,7 @@ def stretches(chunks: Iterable[str | bytes], cut: Cut, buffers: Buffers) -> Iter
     buffer, filled, checked = buffers.take(0), 0, 0
     read = 0  # bytes that came as bytes
     wanted = buffers.block
-    for data, text in _pieces(chunks, buffers.block):
+    for data, text in _pieces(chunks, buffers):
         if text is Text.BEGINS and checked < filled:  # a character cut by a text never becomes whole
             raise _not_utf8(read - (filled - checked), buffer[checked:filled])
         if filled + len(data) + SPARE > buffer.size:
@@ -106,7 +121,9 @@ def stretches(chunks: Iterable[str | bytes], cut: Cut, buffers: Buffers) -> Iter
 def alone(text: str, buffers: Buffers) -> Job:
     """The job of one short text. Raises TokenizerError for a lone surrogate."""
     data = utf8_of(text)
-    return Job(_filled(data, buffers), np.array([0, len(data)], np.int64), True)
+    buffer = buffers.take(len(data))
+    buffer[: len(data)] = data
+    return Job(buffer, np.array([0, len(data)], np.int64), True)
 
 
 def most_bytes(texts: Sequence[str | bytes]) -> int:
@@ -141,22 +158,28 @@ def _joined(texts: Sequence[str | bytes], ends: ndarray, all_text: bool, first: 
     """The job of some texts; `ends`: where they end if a character is a byte, `first`: the number of the first."""
     bounds = np.zeros(len(texts) + 1, np.int64)
     try:
-        if all_text:
+        if int(ends[-1]) > LONG * len(texts):
+            parts = [utf8_of(text) if isinstance(text, str) else np.frombuffer(text, np.uint8) for text in texts]
+            np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=bounds[1:])
+            return Job(_filled(parts, bounds[1:], buffers), bounds, True)
+        if all_text and all(map(str.isascii, texts)):  # pyright: ignore[reportArgumentType]
+            bounds[1:] = ends
             joined = "".join(texts)  # pyright: ignore[reportArgumentType, reportCallIssue]
-            if joined.isascii():
-                bounds[1:] = ends
-                return Job(_filled(utf8_of(joined), buffers), bounds, True)
-        parts = [text.encode("utf-8") if isinstance(text, str) else text for text in texts]
-    except UnicodeEncodeError:
+            return Job(_filled([utf8_of(joined)], bounds[-1:], buffers), bounds, True)
+        encoded = [text.encode("utf-8") if isinstance(text, str) else text for text in texts]
+    except (UnicodeEncodeError, TokenizerError):
         _refuse(texts, first)
         raise
-    np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=bounds[1:])
-    return Job(_filled(np.frombuffer(b"".join(parts), np.uint8), buffers), bounds, True)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=bounds[1:])
+    return Job(_filled([np.frombuffer(b"".join(encoded), np.uint8)], bounds[-1:], buffers), bounds, True)
 
 
-def _filled(data: ndarray, buffers: Buffers) -> ndarray:
-    buffer = buffers.take(len(data))
-    buffer[: len(data)] = data
+def _filled(parts: Sequence[ndarray], ends: ndarray, buffers: Buffers) -> ndarray:
+    """A buffer with these bytes; `ends`: where each part ends."""
+    buffer, at = buffers.take(int(ends[-1])), 0
+    for part, end in zip(parts, ends.tolist(), strict=True):
+        buffer[at:end] = part
+        at = end
     return buffer
 
 
@@ -189,18 +212,37 @@ class Text(enum.Enum):
     GOES_ON = 2
 
 
-def _pieces(chunks: Iterable[str | bytes], block: int) -> Iterator[tuple[ndarray, Text | None]]:
+def _pieces(chunks: Iterable[str | bytes], buffers: Buffers) -> Iterator[tuple[ndarray, Text | None]]:
     """The same bytes in pieces of about a block: short chunks joined, long ones cut; None for what is no text."""
-    said = 0  # characters that came before
+    said, block = 0, buffers.block  # said: characters that came before
     for chunk in _gathered(chunks, block):
         if isinstance(chunk, str):
-            data, kind = utf8_of(chunk, said), Text.BEGINS
+            kind = Text.BEGINS
+            for data in _stretches_of(chunk, said, buffers.again(chunk)):
+                for i in range(0, len(data), block):
+                    yield data[i : i + block], kind
+                    kind = Text.GOES_ON
             said += len(chunk)
         else:
-            data, kind = np.frombuffer(chunk, np.uint8), None
-        for i in range(0, len(data), block):
-            yield data[i : i + block], kind
-            kind = kind and Text.GOES_ON
+            data = np.frombuffer(chunk, np.uint8)
+            for i in range(0, len(data), block):
+                yield data[i : i + block], None
+
+
+def _stretches_of(text: str, before: int, again: bool) -> Iterator[ndarray]:
+    """A text in UTF-8: as it lies if it is ASCII, else some of it at a time; `before`: characters before it.
+
+    Of a text that comes again, Python is asked to keep the UTF-8.
+    """
+    if text.isascii():
+        yield utf8_of(text, before)
+        return
+    if again:
+        with contextlib.suppress(UnicodeEncodeError):  # said below, with the place
+            yield _as_it_lies(text)
+            return
+    for first in range(0, len(text), STRETCH):
+        yield _encoded(text[first : first + STRETCH], before + first)
 
 
 def _gathered(chunks: Iterable[str | bytes], block: int) -> Iterator[str | bytes]:
@@ -230,22 +272,32 @@ def _join(held: list[str | bytes]) -> str | bytes:
 
 
 def utf8_of(text: str, before: int = 0) -> ndarray:
-    """A text in UTF-8, uint8 [n], to be read while the text lives: what Python itself keeps of it, not a copy.
+    """A text in UTF-8, uint8 [n], to be read while the text lives: where it is long and ASCII, not a copy.
 
     Raises TokenizerError for a lone surrogate; `before`: characters that came before it.
     """
+    if len(text) < LONG or not text.isascii():
+        return _encoded(text, before)
+    return _as_it_lies(text)
+
+
+def _as_it_lies(text: str) -> ndarray:
+    """What Python itself keeps of a text in UTF-8, made if it is not there. Raises UnicodeEncodeError."""
     size = ctypes.c_ssize_t()
+    address = _as_utf8(text, ctypes.byref(size))
+    return np.frombuffer(_view(address, size, READ), np.uint8)
+
+
+def _encoded(text: str, before: int) -> ndarray:
+    """As `utf8_of`, always a copy."""
     try:
-        if len(text) < LONG:
-            return np.frombuffer(text.encode("utf-8"), np.uint8)
-        address = _as_utf8(text, ctypes.byref(size))
+        return np.frombuffer(text.encode("utf-8"), np.uint8)
     except UnicodeEncodeError as error:
         raise TokenizerError(
             f"the text holds a lone surrogate at character {before + error.start}, which UTF-8 cannot say",
             found=ascii(text[error.start]),
             do='read files with errors="replace", not "surrogateescape"',
         ) from None
-    return np.frombuffer(memoryview((ctypes.c_uint8 * size.value).from_address(address)), np.uint8)
 
 
 def _checked(buffer: ndarray, begin: int, stop: int, offset: int) -> int:
