@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import temaki
 from temaki.base.errors import TokenizerError
 from temaki.cli import tokenizer_inspect
 from temaki.evaluate import contest
@@ -365,6 +366,18 @@ def test_bytepiece_is_converted_to_its_own_file_and_back(verb: Verb, place: Path
     verb("convert", "bp.model", "bp3")
     one, two = (json.loads((place / name / "vocabulary.json").read_text(encoding="utf-8")) for name in ("bp2", "bp3"))
     assert one["fingerprint"] == two["fingerprint"]
+
+
+def test_bytepiece_becomes_a_model_that_sentencepiece_reads(verb: Verb, place: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece", reason="the package is the oracle")
+    lines = Path(argparse.__file__).read_text(encoding="utf-8").splitlines()
+    verb("train", "--kind", "bytepiece", "--text", argparse.__file__, "--vocab-size", "900", "--out", "bp4")
+    assert "known characters" in verb("convert", "bp4", "bp4.model", "--to", "sentencepiece").out
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(place / "bp4.model"))
+    ours = temaki.load_tokenizer(place / "bp4")
+    same = sum(theirs.encode(line) == ours.encode_list(line) for line in lines)
+    assert len(lines) > 2000
+    assert same > 0.99 * len(lines)  # where two segmentations are equally probable, either is right
 
 
 def test_real_files_are_told_by_their_content(verb: Verb, data: Callable[[str], Path], place: Path) -> None:

@@ -38,8 +38,9 @@ def convert(
         "texts": done.texts,
         "fingerprint": done.after.fingerprint,
     }
-    say(
-        found,
-        json,
-        f"{out}: {done.after.size:,} ids; the same ids and bytes on {done.texts:,} texts made to break them",
+    on = (
+        "ids (up to ties) on {:,} texts of known characters"
+        if done.known
+        else "ids and bytes on {:,} texts made to break them"
     )
+    say(found, json, f"{out}: {done.after.size:,} ids; the same {on.format(done.texts)}")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from temaki.base.errors import TokenizerError
 from temaki.formats import proof
 from temaki.formats import tokenizer as opener
@@ -38,6 +40,8 @@ class Proved:
     after: Tokenizer
     texts: int
     """How many texts gave the same ids and bytes."""
+    known: bool
+    """Whether these were texts of known characters alone, and ids were compared (up to ties), not bytes."""
 
 
 def convert(source: Path, out: Path, to: str, pattern: str | None = None) -> Proved:
@@ -51,9 +55,9 @@ def convert(source: Path, out: Path, to: str, pattern: str | None = None) -> Pro
         written = Path(aside) / out.name
         form.write(before, frame, written)
         after = _read(written, to, before)
-        texts = proof.same(before, after)
+        texts = _proved(before, after)
         os.replace(written, out)
-    return Proved(before, after, texts)
+    return Proved(before, after, texts, _as_sentencepiece(before, after))
 
 
 def _read(path: Path, to: str, before: Tokenizer) -> Tokenizer:
@@ -68,6 +72,22 @@ def _read(path: Path, to: str, before: Tokenizer) -> Tokenizer:
     if to == "bytepiece" and isinstance(before, BytePiece):
         return bytepiece.load(path, before.normalize)
     return opener.open(path)
+
+
+def _proved(before: Tokenizer, after: Tokenizer) -> int:
+    """On how many texts they are one. Raises TokenizerError.
+
+    BytePiece as a SentencePiece model has its special tokens under other names, and may price bytes otherwise: it is
+    compared on texts of characters that are pieces; where two segmentations are equally probable, either will do.
+    """
+    if _as_sentencepiece(before, after) and isinstance(before, BytePiece):
+        scores = np.concatenate([before.segmenter.scores, np.full(after.size - before.size, -np.inf)])
+        return proof.as_likely(before, after, scores, proof.texts_of(before.pieces))
+    return proof.same(before, after)
+
+
+def _as_sentencepiece(before: Tokenizer, after: Tokenizer) -> bool:
+    return isinstance(before, BytePiece) and isinstance(after, Unigram)
 
 
 def _native(tokenizer: Tokenizer, frame: Frame, path: Path) -> None:
@@ -87,11 +107,16 @@ def _tiktoken(tokenizer: Tokenizer, frame: Frame, path: Path) -> None:
 
 
 def _sentencepiece(tokenizer: Tokenizer, frame: Frame, path: Path) -> None:
-    if not isinstance(tokenizer, Unigram):
+    if isinstance(tokenizer, BytePiece):
+        sentencepiece.save(bytepiece.as_sentencepiece(tokenizer), path)
+    elif isinstance(tokenizer, Unigram):
+        sentencepiece.save(tokenizer.model, path)
+    else:
         raise TokenizerError(
-            "a SentencePiece model holds pieces with scores", found=f"kind {tokenizer.kind}", allowed="unigram"
+            "a SentencePiece model holds pieces with scores",
+            found=f"kind {tokenizer.kind}",
+            allowed="unigram, bytepiece",
         )
-    sentencepiece.save(tokenizer.model, path)
 
 
 def _bytepiece(tokenizer: Tokenizer, frame: Frame, path: Path) -> None:

@@ -1,7 +1,10 @@
 """Proof that two tokenizers are one: the same ids, and the same text back, on texts chosen to break them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy import ndarray
 
 from temaki.base.errors import TokenizerError
 from temaki.tokens.tokenizer import Tokenizer
@@ -59,6 +62,33 @@ def same(before: Tokenizer, after: Tokenizer) -> int:
             if before.decode_bytes(wanted) != after.decode_bytes(wanted):
                 raise TokenizerError(f"the ids of {ascii(text)[:80]} are decoded to other bytes", found=_few(wanted))
     return len(proven)
+
+
+def as_likely(before: Tokenizer, after: Tokenizer, scores: ndarray, proven: Iterable[str]) -> int:
+    """How many texts were compared. Raises TokenizerError at the first that gets ids of another sum of `scores`.
+
+    `scores[id]`: the log-probability of a piece. Where two segmentations are equally probable, either may be given.
+    """
+    count = 0
+    for count, text in enumerate(proven, 1):  # noqa: B007
+        wanted, found = before.encode_list(text), after.encode_list(text)
+        if found != wanted and not np.isclose(scores[found].sum(), scores[wanted].sum(), rtol=1e-5, atol=0):
+            raise TokenizerError(f"the text {ascii(text)[:80]} gets other ids", found=_few(found), allowed=_few(wanted))
+    return count
+
+
+def texts_of(pieces: Iterable[bytes], count: int = COUNT, seed: int = 1) -> Iterator[str]:
+    """Random texts of pieces of which each character is a piece too, and of such characters.
+
+    >>> set("".join(texts_of([b"a", b"ab", b"b", b"ac"]))) == {"a", "b"}
+    True
+    """
+    whole = [piece.decode("utf-8", "replace") for piece in pieces]
+    characters = {text for text in whole if len(text) == 1 and text != "\ufffd"}
+    known = sorted(text for text in whole if characters.issuperset(text))
+    draw = random.Random(seed)
+    for _ in range(count if known else 0):
+        yield "".join(draw.choices(known, k=draw.randint(1, MOST)))
 
 
 def _few(ids: list[int]) -> str:
