@@ -297,7 +297,9 @@ def test_a_stopped_run_saves_leaves_and_goes_on(number: signal.Signals, code: in
 
 
 def test_interrupted_preparation_says_so_and_leaves_nothing(place: Path) -> None:
-    words = [sys.executable, "-m", "temaki", "tokenizer", "train", "--kind", "bytepiece", "--out", "never"]
+    kind = ["tokenizer", "train", "--kind", "bytepiece"]
+    temaki(*kind, "--text", "notes", "--vocabulary", "300", "--out", "warm", where=place)  # its kernels are compiled
+    words = [sys.executable, "-m", "temaki", *kind, "--out", "never"]
     process = subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
     for line in process.stderr:
