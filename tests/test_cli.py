@@ -312,27 +312,6 @@ def test_interrupted_preparation_says_so_and_leaves_nothing(place: Path) -> None
     assert not (place / "never").exists()
 
 
-def test_an_interrupt_that_was_swallowed_is_raised_again(place: Path) -> None:
-    code = """if 1:
-        import os, signal, sys
-        from temaki.cli import interrupt
-        from temaki.cli.progress import Work
-        interrupt.remember()
-        work = Work()
-        work("before", 1, 9)
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-        except KeyboardInterrupt:
-            print("swallowed", flush=True)
-        try:
-            work("after", 2, 9)
-        except KeyboardInterrupt:
-            print("raised again")
-    """
-    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["swallowed", "raised again"]
-
-
 def killed(place: Path, name: str, kills: int) -> None:
     """Kill a run at random moments, again and again: each time the newest checkpoint opens and training goes on."""
     folder = place / "runs" / name

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 import typer.core
 
-from temaki.cli import data, demo, evaluate, generate, interrupt, report, runs, tokenizer, train, validate
+from temaki.cli import data, demo, evaluate, generate, report, runs, tokenizer, train, validate
 
 INTERRUPT = 130
 INTERRUPTED = "interrupted; what was saved before is untouched, nothing half-made is left"
@@ -46,7 +46,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    interrupt.remember()
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         from importlib.metadata import version

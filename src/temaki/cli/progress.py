@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from temaki.cli import interrupt
 from temaki.train.hooks import Hook
 
 if TYPE_CHECKING:
@@ -54,11 +53,7 @@ class Work:
         self._start = 0.0
 
     def __call__(self, what: str, done: int, of: int) -> None:
-        """`done` of `of` parts of `what`; a part of 1 of 1 is a plain message.
-
-        Raises KeyboardInterrupt if one was asked for and got lost.
-        """
-        interrupt.check()
+        """`done` of `of` parts of `what`; a part of 1 of 1 is a plain message."""
         now = time.monotonic()
         if of == 1:
             self._line.close()
