@@ -178,7 +178,7 @@ def test_what_is_learned_is_the_answer_and_its_end():
 
 def test_the_mask_of_generation_blocks_is_that_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers, the oracle of chat templates, is missing")
-    tokenizers = pytest.importorskip("tokenizers")
+    tokenizers = pytest.importorskip("tokenizers", reason="the package is the oracle")
     words = ["<|im_start|>", "<|im_end|>", "[UNK]", "user", "assistant", "hello", "there", "friend", "Hi", "!", "\n"]
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: id for id, word in enumerate(words)}, "[UNK]"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

@@ -262,7 +262,7 @@ FIELD = ["".join(random.Random(number).choices(ATOMS, k=30)) for number in range
 
 @every_pattern
 def test_compiled_is_the_tokenizers_package(name):
-    tokenizers = pytest.importorskip("tokenizers")
+    tokenizers = pytest.importorskip("tokenizers", reason="the package is the oracle")
     parts = tokenizers.pre_tokenizers
     if name == "smollm":
         cutter = parts.Sequence([parts.Digits(individual_digits=True), parts.ByteLevel(add_prefix_space=False)])
@@ -288,7 +288,7 @@ def test_compiled_is_tiktoken_often(name):
 
 def check_tiktoken(name: str, strings: list[str]) -> None:
     """tiktoken gives a pre-token that is in the vocabulary as one id: so one of all ours, and of pairs of them."""
-    tiktoken = pytest.importorskip("tiktoken")
+    tiktoken = pytest.importorskip("tiktoken", reason="the package is the oracle")
     ours = [cut(text.encode(), ends(name, text.encode())) for text in strings]
     known = {bytes([value]) for value in range(256)}
     for words in ours:
