@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LLAMA := .venv-llama
 TEXT ?=
 MINUTES ?= 5
 OUT ?= runs/demo
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow llama check format clean
 
 demo: $(READY)
 	$(BIN)/temaki demo --minutes $(MINUTES) --out $(OUT) $(if $(TEXT),--text "$(TEXT)")
@@ -18,7 +19,10 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(READY)
+	-$(MAKE) llama
 	$(BIN)/python -m pytest -m slow
+
+llama: $(LLAMA)/.ready
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -31,7 +35,13 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LLAMA) .pytest_cache .ruff_cache .import_linter_cache
+
+# The real llama.cpp, which tests/test_llama_cpp.py asks; built from source, for some minutes.
+$(LLAMA)/.ready:
+	$(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/python -m pip install --quiet "llama-cpp-python==0.3.36" numpy
+	touch $(LLAMA)/.ready
 
 # torch is named directly, so that pip finds a CPU build where one is offered.
 $(READY): pyproject.toml

@@ -11,10 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from temaki.base.errors import TemakiError
+from temaki.cli import named
+
 
 def pytest_configure() -> None:
     """Where the tests were started with SIGINT ignored (a shell's background), their processes would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--models_dir DIR: OpenAI's released GPT-2, in DIR/124M, for the slow test that asks it something."""
+    parser.addoption("--models_dir", default=None, help="folder with OpenAI's 124M, for a slow test")
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +72,12 @@ def fresh() -> Callable[[str], str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2's file in the cache, or a skip that says what to do."""
+    try:
+        return named.path("smollm2")
+    except TemakiError as error:
+        pytest.skip(f"{error.what}: temaki get smollm2")

@@ -260,30 +260,80 @@ def test_a_missing_recipe_and_a_folder_say_what_to_do(tmp_path: Path):
         config.read_toml(tmp_path)
 
 
-ROPE = st.builds(m.RopeConfig, theta=st.floats(1e-3, 1e9), pairs=st.sampled_from(["half", "interleaved"])) | st.just(
-    m.NoPositionConfig()
+POSITIVE = st.floats(1e-3, 1e6)
+STRETCH = st.floats(1.0, 100.0)
+SCALING = (
+    st.builds(m.LinearScalingConfig, factor=STRETCH)
+    | st.builds(m.NtkScalingConfig, factor=STRETCH)
+    | st.builds(
+        m.YarnScalingConfig, factor=STRETCH, context=st.integers(1, 10_000), fast=POSITIVE, slow=POSITIVE,
+        magnitude=st.none() | POSITIVE,
+    )
+    | st.builds(
+        m.Llama3ScalingConfig, factor=STRETCH, context=st.integers(1, 10_000), low=st.floats(0.1, 1.0),
+        high=st.floats(1.5, 9.0),
+    )
+)  # fmt: skip
+UNPLACED = st.just(m.NoPositionConfig())
+POSITION = (
+    st.builds(
+        m.RopeConfig,
+        theta=st.floats(1e-3, 1e9),
+        pairs=st.sampled_from(["half", "interleaved"]),
+        scaling=st.none() | SCALING,
+    )
+    | st.just(m.AlibiConfig())
+    | UNPLACED
 )
-MIXER = st.builds(
-    lambda groups, several, **rest: m.AttentionConfig(
-        heads=groups * several, kv_heads=None if several == 1 else groups, **rest
+ATTENTION = st.builds(
+    lambda groups, several, sight, **rest: m.AttentionConfig(
+        heads=groups * several, kv_heads=None if several == 1 else groups, mask=sight[0], window=sight[1], **rest
     ),
     groups=st.sampled_from([1, 2]),
     several=st.sampled_from([1, 2, 4]),
-    position=ROPE,
+    size=st.none() | st.sampled_from([2, 6, 128]),
+    position=POSITION,
+    map=st.builds(m.SoftmaxConfig, cap=st.none() | POSITIVE),
+    sight=st.tuples(st.sampled_from(["causal", "prefix", "bidirectional"]), st.none())
+    | st.tuples(st.just("causal"), st.integers(1, 1000)),
+    bias=st.sampled_from(["none", "qkv", "all"]),
     qk_norm=st.booleans(),
-    mask=st.sampled_from(["causal", "bidirectional"]),
-) | st.builds(
+    scale=st.none() | POSITIVE,
+)
+MIXER = ATTENTION | st.builds(
     m.S4DConfig,
     states=st.integers(1, 64).map(lambda half: 2 * half),
     step_min=st.floats(1e-5, 1e-3),
     step_max=st.floats(1e-3, 1.0),
 )
-BLOCK = st.builds(
-    m.BlockConfig,
-    mixer=MIXER,
-    ffn=st.builds(m.SwigluConfig, width=st.none() | st.integers(1, 10_000)),
-    norm=st.builds(m.RmsNormConfig, eps=st.floats(1e-12, 1.0)),
+HIDDEN = {"width": st.none() | st.integers(1, 10_000), "bias": st.booleans()}
+FORM = st.sampled_from(["tanh", "erf"])
+PLAIN = (
+    st.builds(m.SwigluConfig, **HIDDEN)
+    | st.builds(m.GegluConfig, form=FORM, **HIDDEN)
+    | st.builds(m.GeluConfig, form=FORM, **HIDDEN)
+    | st.builds(m.SiluConfig, **HIDDEN)
+    | st.builds(m.ReluConfig, power=st.sampled_from([1, 2]), **HIDDEN)
 )
+FFN = PLAIN | st.builds(
+    m.ExpertsConfig,
+    experts=st.integers(2, 64),
+    top=st.integers(1, 2),
+    expert=PLAIN,
+    renormalise=st.booleans(),
+    balance=st.floats(0, 1),
+)
+NORM = st.builds(m.RmsNormConfig, eps=st.floats(1e-12, 1.0)) | st.builds(
+    m.LayerNormConfig, eps=st.floats(1e-12, 1.0), bias=st.booleans()
+)
+BLOCK = st.builds(
+    m.BlockConfig, mixer=MIXER, ffn=FFN, norm=NORM, order=st.sampled_from(["pre", "post", "sandwich"])
+)  # fmt: skip
+INPUT_POSITION = (
+    st.builds(m.LearnedConfig, room=st.integers(1000, 9000))
+    | st.builds(m.SinusoidalConfig, base=POSITIVE)
+    | UNPLACED
+)  # fmt: skip
 MODEL = st.builds(
     lambda pattern, repeats, **rest: m.DecoderConfig(pattern=tuple(pattern), depth=len(pattern) * repeats, **rest),
     pattern=st.lists(BLOCK, min_size=1, max_size=3),
@@ -291,6 +341,10 @@ MODEL = st.builds(
     vocabulary=st.integers(1, 2**40),
     width=st.sampled_from([16, 32, 48]),
     tied=st.booleans(),
+    input_position=INPUT_POSITION,
+    embedding_scale=POSITIVE,
+    cap=st.none() | POSITIVE,
+    context=st.none() | st.integers(1, 1000),
     init=st.sampled_from(["cs336", "zero-out"]),
 )
 
@@ -326,13 +380,46 @@ def test_the_mapping_holds_every_default_and_no_none(model: m.DecoderConfig):
     walk(model, config.mapping(model))
 
 
-def test_the_union_of_mixers_is_what_these_tests_range_over():
+def test_the_unions_are_what_these_tests_range_over():
     members = {kind for kind in vars(m).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
     seen = {
-        m.RopeConfig, m.NoPositionConfig, m.AttentionConfig, m.S4DConfig, m.SwigluConfig, m.RmsNormConfig,
-        m.BlockConfig, m.DecoderConfig,
+        m.RopeConfig, m.AlibiConfig, m.NoPositionConfig, m.LinearScalingConfig, m.NtkScalingConfig,
+        m.YarnScalingConfig, m.Llama3ScalingConfig, m.LearnedConfig, m.SinusoidalConfig, m.SoftmaxConfig,
+        m.AttentionConfig, m.S4DConfig, m.SwigluConfig, m.GegluConfig, m.GeluConfig, m.SiluConfig, m.ReluConfig,
+        m.ExpertsConfig, m.RmsNormConfig, m.LayerNormConfig, m.BlockConfig, m.DecoderConfig,
     }  # fmt: skip
     assert members == seen, "a new variant: add it to the strategies above"
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "says"),
+    [
+        (m.AttentionConfig, {"heads": 4, "kv_heads": 3}, "multiple of kv_heads"),
+        (m.AttentionConfig, {"heads": 4, "window": 5, "mask": "prefix"}, "needs mask = causal"),
+        (m.ExpertsConfig, {"experts": 2, "top": 3}, "more than experts"),
+        (m.Llama3ScalingConfig, {"factor": 2.0, "context": 9, "low": 4.0, "high": 4.0}, "must be below high"),
+        (m.LinearScalingConfig, {"factor": 0.5}, "factor"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_named(kind: Any, found: Mapping[str, Any], says: str):
+    assert says in refused(kind, found)
+
+
+ONE = {"mixer": {"kind": "attention", "heads": 4}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"width": 30}, "multiple of heads"),
+        ({"width": 12}, "must be even"),
+        ({"depth": 3, "pattern": [ONE, ONE]}, "multiple of the pattern"),
+        ({"input_position": {"kind": "learned", "room": 8}, "context": 9}, "beyond the learned positions"),
+    ],
+)
+def test_models_that_cannot_be_are_named(changes: dict[str, Any], says: str):
+    found = {"vocabulary": 9, "width": 32, "depth": 2, "pattern": [ONE]}
+    assert says in refused(m.DecoderConfig, {**found, **changes})
 
 
 # ---- overrides ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from temaki.generate.engine import Engine
 from temaki.generate.executor import Answer, Saved, Work
 from temaki.generate.request import Event, Request
 from temaki.generate.torch_executor import TorchExecutor
-from temaki.model import build
+from temaki.model import build, linear
 from temaki.model.config import (
     AttentionConfig,
     BlockConfig,
@@ -32,7 +32,8 @@ from temaki.model.config import (
     S4DConfig,
     SwigluConfig,
 )
-from temaki.tokens.tokenizer import TextStream
+from temaki.model.linear import lengthwise
+from temaki.tokens.tokenizer import END_OF_TEXT, TextStream
 
 V = 29
 QUIET = settings(derandomize=True, deadline=None, max_examples=60)
@@ -663,7 +664,7 @@ class Bytes:
     """A tokenizer of one special token and the 256 bytes."""
 
     size = 257
-    special = {text.START: 0}  # noqa: RUF012
+    special = {END_OF_TEXT: 0}  # noqa: RUF012
     fingerprint = "bytes"
 
     def encode(self, text, special=(), noise=None) -> np.ndarray:
@@ -686,6 +687,12 @@ class Bytes:
 
     def encode_list(self, text, special=()):
         raise NotImplementedError
+
+
+class Nameless(Bytes):
+    """The same without a special token."""
+
+    special = {}  # noqa: RUF012
 
 
 class Parrot(Fake):
@@ -829,14 +836,16 @@ def test_a_prompt_may_fill_the_room_and_not_more():
     assert len(text.complete(enough, Bytes(), ["1234567"], SamplingConfig(max_tokens=5, top_k=1))[0].ids) == 5
 
 
-def test_a_special_token_does_not_arise_from_a_prompt_and_another_start_can_be_named():
+def test_a_special_token_does_not_arise_from_a_prompt_and_other_ends_can_be_named():
     assert text.prompt_ids(Bytes(), "a").tolist() == [0, 98]
-    assert text.prompt_ids(Bytes(), "a", start=None).tolist() == [98]
+    assert text.prompt_ids(Bytes(), "a", text.Ends()).tolist() == [98]
+    assert text.prompt_ids(Bytes(), "a", text.Ends((5, 6), (7,))).tolist() == [5, 6, 98]
     assert text.prompt_ids(Bytes(), "").tolist() == [0]
-    with pytest.raises(GenerationError, match=r"(?s)<s>.*<\|endoftext\|>"):
-        text.complete(Fake(1, 8, vocabulary=257), Bytes(), ["a"], start="<s>")
-    with pytest.raises(GenerationError, match="no ids"):
-        text.complete(Fake(1, 8, vocabulary=257), Bytes(), [""], start=None)
+    assert text.room(Bytes(), ["a"], SamplingConfig(max_tokens=5), text.Ends((5, 6))) == 8
+    with pytest.raises(GenerationError, match=r"(?s)<\|endoftext\|>.*none"):
+        text.complete(Fake(1, 8, vocabulary=257), Nameless(), ["a"])
+    with pytest.raises(GenerationError, match="empty prompt"):
+        text.complete(Fake(1, 8, vocabulary=257), Bytes(), [""], ends=text.Ends())
     with pytest.raises(GenerationError, match="do: write"):
         text.complete(Fake(1, 8, vocabulary=257), Bytes(), "a")
     with pytest.raises(ConfigError, match="stop"):
@@ -865,6 +874,34 @@ def test_an_answer_that_breaks_leaves_the_others_whole():
     assert fake.held == [None, None]
 
 
+def test_an_answer_ends_where_its_model_says():
+    chosen = SamplingConfig(max_tokens=40, top_k=1)
+    (plain,) = text.complete(Fake(1, 60, vocabulary=257), Nameless(), ["x"], chosen, ends=text.Ends((3,), ()))
+    end = int(plain.ids[4])
+    first = plain.ids.tolist().index(end)
+    (found,) = text.complete(Fake(1, 60, vocabulary=257), Nameless(), ["x"], chosen, ends=text.Ends((3,), (9, end)))
+    assert found.done == "stop"
+    assert found.ids.tolist() == plain.ids[:first].tolist()
+
+
+def test_a_reply_to_ids_is_the_completion_and_can_be_left():
+    ids, chosen = text.prompt_ids(Bytes(), "x"), SamplingConfig(max_tokens=20)
+    (wanted,) = text.complete(Fake(1, 60, vocabulary=257), Bytes(), ["x"], chosen, seed=5)
+    fake = Fake(1, 60, vocabulary=257)
+    reply = text.Reply(fake, Bytes(), ids, chosen, seed=5)
+    assert "".join(reply) == reply.completion.text == wanted.text
+    assert reply.completion.ids.tolist() == wanted.ids.tolist()
+    left = text.Reply(fake, Bytes(), ids, chosen, seed=5)
+    for said in left:
+        assert wanted.text.startswith(said)
+        break
+    assert left.completion.done == "cancelled"
+    assert wanted.text.startswith(left.completion.text)
+    assert fake.held == [None]
+    with pytest.raises(GenerationError, match="longer"):
+        text.Reply(Fake(1, 1, vocabulary=257), Bytes(), ids)
+
+
 def test_leaving_a_stream_early_frees_the_executor():
     fake = Fake(2, 60, vocabulary=257)
     for _ in text.stream(fake, Bytes(), ["a", "b", "c"], SamplingConfig(max_tokens=50)):
@@ -880,6 +917,36 @@ def test_a_real_model_completes_text():
     assert executor.state.lengths == [0, 0]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_model_laid_by_columns_gives_the_same_logits(dtype):
+    of = model("rope-half", dtype)
+    ids = prompts(1, longest=20)[0]
+    wanted, before = whole(of, ids), {name: each.clone() for name, each in of.state_dict().items()}
+    laid = lengthwise(build.build(of.config, 7, DTYPES[dtype]))
+    assert np.abs(whole(laid, ids) - wanted).max() <= TOLERANCE[dtype] * np.abs(wanted).max()
+    assert all(torch.equal(each, before[name]) for name, each in laid.state_dict().items())
+    tall = {name for name, each in laid.named_parameters() if each.dim() == 2 and each.shape[0] > each.shape[1]}
+    assert {name for name, each in laid.named_parameters() if not each.is_contiguous()} == tall > {"embedding"}
+    story = serve(TorchExecutor(laid, 1, 40), [ask(ids, temperature=0, max_tokens=9)])
+    same_tokens(of, dtype, ids, from_scratch(of, ids, 9), story.ids[0, 0])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_model_in_training_can_be_sampled_from(variant):
+    pattern, depth, tied = VARIANTS[variant]
+    made = DecoderConfig(vocabulary=V, width=16, depth=depth, pattern=pattern, tied=tied, init="cs336")
+    alone, sampled = build.build(made, 7), build.build(made, 7)
+    long = [[each % V for each in range(60)]]
+    for _ in range(2):
+        serve(TorchExecutor(sampled, 2, 40), [ask(prompts(1)[0], max_tokens=5, branches=2)])
+        for each in (alone, sampled):
+            each(rows.rows(long)).square().sum().backward()
+    wanted = {name: each.grad for name, each in alone.named_parameters()}
+    for name, each in sampled.named_parameters():
+        assert (each.grad is None) == (wanted[name] is None)
+        assert each.grad is None or torch.equal(each.grad, wanted[name])
+
+
 # ---- promises about loading and examples
 
 
@@ -888,6 +955,6 @@ def test_no_torch_is_loaded(fresh, name):
     assert fresh(f"import sys, temaki.generate.{name}; print('torch' in sys.modules)").strip() == "False"
 
 
-@pytest.mark.parametrize("module", [text, torch_executor, engine_module, executor_module, request_module])
+@pytest.mark.parametrize("module", [text, torch_executor, engine_module, executor_module, request_module, linear])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0

@@ -17,8 +17,11 @@ MODULES = sorted(
 NO_TORCH = [
     "temaki", "temaki.base.config", "temaki.base.files", "temaki.base.log", "temaki.base.keys", "temaki.corpus.sources",
     "temaki.tokens.tokenizer", "temaki.tokens.bpe", "temaki.tokens.files", "temaki.model.config", "temaki.model.count",
-    "temaki.checkpoint.store", "temaki.checkpoint.resume", "temaki.formats.open", "temaki.generate.engine",
-    "temaki.generate.text", "temaki.report.run", "temaki.optim.config", "temaki.optim.schedule", "temaki.cli.main",
+    "temaki.model.presets", "temaki.model.quantise", "temaki.checkpoint.store", "temaki.checkpoint.resume",
+    "temaki.formats.open", "temaki.formats.own", "temaki.formats.hf", "temaki.formats.gguf", "temaki.formats.openai_tf",
+    "temaki.formats.llama2c", "temaki.formats.cs336", "temaki.formats.told", "temaki.formats.carry",
+    "temaki.reference", "temaki.generate.engine", "temaki.generate.text", "temaki.report.run", "temaki.optim.config",
+    "temaki.optim.schedule", "temaki.cli.main",
 ]  # fmt: skip
 
 

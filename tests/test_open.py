@@ -98,7 +98,7 @@ def test_every_trained_tensor_is_in_the_file_once(name: str, tmp_path: Path):
     native.write(tmp_path / "m", settings(MODELS[name]), arrays_of(model), None)
     found = door.open(tmp_path / "m").weights()
     assert set(found) == {parameter for parameter, _ in model.named_parameters()}
-    assert sum(array.size for array in found.values()) == sum(p.numel() for p in model.parameters())
+    assert sum(weight.array().size for weight in found.values()) == sum(p.numel() for p in model.parameters())
 
 
 def test_a_tied_head_is_tied_again_and_the_file_is_not_changed_by_training(tmp_path: Path):
@@ -129,7 +129,8 @@ def test_a_run_a_checkpoint_and_a_model_folder(run: Path, tokenizer: bpe.Bpe, tm
     assert older.step == 10
     for opened in (newest, older):
         assert torch.equal(logits(opened.model()), logits(build.build(MODELS["tied"], opened.step or 0)))
-    native.write(tmp_path / "bare", newest.settings, newest.weights(), older.folder / "tokenizer", newest.step)
+    arrays = {name: weight.array() for name, weight in newest.weights().items()}
+    native.write(tmp_path / "bare", newest.settings, arrays, older.folder / "tokenizer", newest.step)
     bare = door.open(str(tmp_path / "bare"))
     assert bare.step == 20
     assert torch.equal(logits(bare.model()), logits(newest.model()))
@@ -257,6 +258,19 @@ def spots(table: Any) -> Iterator[tuple[Any, Any]]:
             yield from spots(table[key])
 
 
+def test_how_a_model_wants_to_be_asked_is_in_its_configuration_and_odd_ways_are_refused(tmp_path: Path):
+    weights = arrays_of(build.build(MODELS["tied"]))
+    said = {"front": [1], "stop": [2, 3], "temperature": 0.5, "top_k": 40}
+    native.write(tmp_path / "good", {**settings(MODELS["tied"]), "generation": said}, weights, None)
+    assert config_door.mapping(door.open(tmp_path / "good").speaking) == said
+    for number, odd in enumerate(
+        (3, [], "x", {"front": [-1]}, {"stop": ["a"]}, {"stop": 2}, {"top_p": 2.0}, {"top_k": 0}, {"start": [1]})
+    ):
+        native.write(tmp_path / str(number), {**settings(MODELS["tied"]), "generation": odd}, weights, None)
+        with pytest.raises(CheckpointError, match=r"config\.toml.*generation"):
+            door.open(tmp_path / str(number))
+
+
 def test_odd_values_under_a_good_seal_are_errors_of_ours(tmp_path: Path):
     """Configurations changed at random before they are sealed: an error of ours or a model that fits."""
     weights = arrays_of(build.build(MODELS["hybrid"]))
@@ -293,7 +307,7 @@ def test_a_path_that_is_nothing_lists_what_is_accepted(tmp_path: Path):
     for name, found in (
         ("none", "no such"),
         ("empty", "an empty folder"),
-        ("text", "a file"),
+        ("text", "a file that begins with b'hello'"),
         ("folder", "notes.txt"),
     ):
         with pytest.raises(CheckpointError) as error:

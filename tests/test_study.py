@@ -40,6 +40,10 @@ def test_more_minutes_never_give_a_smaller_model() -> None:
     assert sizes == sorted(sizes)
 
 
+NEW = [path for path in sorted((ROOT / "recipes").glob("*.toml")) if path.stem != "further"]
+"""Recipes of new models: they say their shape."""
+
+
 def test_changes_lie_over_the_dial_and_the_dial_over_the_recipe() -> None:
     base = {"name": "x", "data": {"vocabulary": 500}, "model": {"width": 17, "tied": True}}
     found, line = recipes.resolve(base, ["optim.lr=0.5", "model.depth=2"], minutes=3, speed=1e11)
@@ -57,14 +61,14 @@ def test_two_dials_or_none_in_range_are_refused() -> None:
             recipes.resolve({}, (), minutes, depth, 1e11)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NEW, ids=lambda path: path.stem)
 def test_every_recipe_reads_and_resolves_to_itself(path: Path) -> None:
     config = recipes.complete(recipes.load(path), 4096)
     again = config_door.read(RunConfig, config_door.mapping(config))
     assert again == config
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NEW, ids=lambda path: path.stem)
 @pytest.mark.parametrize("turned", [{"minutes": 1.0}, {"minutes": 60.0}, {"depth": 6}])
 def test_the_dial_keeps_the_mixers_and_the_context_of_the_recipe(path: Path, turned: dict[str, float]) -> None:
     recipe = recipes.load(path)

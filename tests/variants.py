@@ -1,41 +1,131 @@
 """Every model variant, tiny: what the law tests run over."""
 
+from typing import Any
+
 import torch
 
 from temaki.model import build
 from temaki.model.build import Model
 from temaki.model.config import (
+    AlibiConfig,
     AttentionConfig,
     BlockConfig,
     DecoderConfig,
+    ExpertsConfig,
+    GegluConfig,
+    GeluConfig,
+    LayerNormConfig,
+    LearnedConfig,
+    LinearScalingConfig,
+    Llama3ScalingConfig,
     NoPositionConfig,
+    NtkScalingConfig,
+    ReluConfig,
+    RmsNormConfig,
     RopeConfig,
     S4DConfig,
+    SiluConfig,
+    SinusoidalConfig,
+    SoftmaxConfig,
+    SwigluConfig,
+    YarnScalingConfig,
 )
 
 VOCABULARY = 53
 
-MIXERS = {
-    "attention-half": (AttentionConfig(heads=4),),
-    "attention-interleaved": (AttentionConfig(heads=4, position=RopeConfig(pairs="interleaved")),),
-    "grouped": (AttentionConfig(heads=4, kv_heads=2, qk_norm=True),),
-    "multi-query": (AttentionConfig(heads=4, kv_heads=1),),
-    "no-positions": (AttentionConfig(heads=2, position=NoPositionConfig()),),
-    "s4d": (S4DConfig(states=8),),
-    "hybrid": (AttentionConfig(heads=4, kv_heads=2), S4DConfig(states=8)),
+
+def blocks(*mixers: AttentionConfig | S4DConfig, **rest: Any) -> tuple[BlockConfig, ...]:
+    """A block a mixer, alike in the rest."""
+    return tuple(BlockConfig(mixer=mixer, **rest) for mixer in mixers)
+
+
+def rope(scaling: Any, **rest: Any) -> AttentionConfig:
+    return AttentionConfig(heads=4, position=RopeConfig(scaling=scaling, **rest))
+
+
+UNPLACED = NoPositionConfig()
+
+PATTERNS: dict[str, tuple[BlockConfig, ...]] = {
+    "attention-half": blocks(AttentionConfig(heads=4)),
+    "attention-interleaved": blocks(AttentionConfig(heads=4, position=RopeConfig(pairs="interleaved"))),
+    "grouped": blocks(AttentionConfig(heads=4, kv_heads=2, qk_norm=True)),
+    "multi-query": blocks(AttentionConfig(heads=4, kv_heads=1)),
+    "no-positions": blocks(AttentionConfig(heads=2, position=UNPLACED)),
+    "s4d": blocks(S4DConfig(states=8)),
+    "hybrid": blocks(AttentionConfig(heads=4, kv_heads=2), S4DConfig(states=8)),
+    "window": blocks(AttentionConfig(heads=4, kv_heads=2, window=6)),
+    "window-one": blocks(AttentionConfig(heads=2, window=1), AttentionConfig(heads=2, window=3)),
+    "alibi": blocks(AttentionConfig(heads=6, kv_heads=3, size=4, position=AlibiConfig())),
+    "alibi-window": blocks(AttentionConfig(heads=4, position=AlibiConfig(), window=9), ffn=SiluConfig()),
+    "prefix": blocks(AttentionConfig(heads=4, kv_heads=2, mask="prefix"), ffn=ReluConfig(power=2, bias=True)),
+    "linear-ntk": blocks(
+        rope(LinearScalingConfig(factor=2.5)), rope(NtkScalingConfig(factor=4.0), pairs="interleaved")
+    ),
+    "yarn-llama3": blocks(
+        rope(YarnScalingConfig(factor=4.0, context=16)), rope(Llama3ScalingConfig(factor=8.0, context=32))
+    ),
+    "gpt2": blocks(
+        AttentionConfig(heads=4, position=UNPLACED, bias="all"),
+        ffn=GeluConfig(width=64, bias=True),
+        norm=LayerNormConfig(),
+    ),
+    "post": blocks(
+        AttentionConfig(heads=4, position=UNPLACED), ffn=ReluConfig(), norm=LayerNormConfig(bias=False), order="post"
+    ),
+    "gemma": blocks(
+        AttentionConfig(heads=2, kv_heads=1, size=12, scale=0.3, map=SoftmaxConfig(cap=2.0), window=7),
+        AttentionConfig(heads=2, kv_heads=1, size=12, scale=0.3, map=SoftmaxConfig(cap=2.0)),
+        ffn=GegluConfig(width=48),
+        norm=RmsNormConfig(eps=1e-6),
+        order="sandwich",
+    ),
+    "qwen": blocks(AttentionConfig(heads=4, kv_heads=2, bias="qkv", qk_norm=True), norm=RmsNormConfig(eps=1e-3)),
+    "experts": blocks(
+        AttentionConfig(heads=4, kv_heads=2), ffn=ExpertsConfig(experts=4, top=2, expert=SwigluConfig(width=32))
+    ),
+    "capped-prefix": blocks(
+        AttentionConfig(heads=2, mask="prefix", position=AlibiConfig(), map=SoftmaxConfig(cap=3.0)),
+        ffn=ExpertsConfig(experts=3, top=1, expert=GeluConfig(width=32, form="erf"), renormalise=False),
+    ),
 }
-NAMES = list(MIXERS)
+AROUND: dict[str, dict[str, Any]] = {
+    "gpt2": {"input_position": LearnedConfig(room=128)},
+    "post": {"input_position": SinusoidalConfig(), "embedding_scale": 32**0.5},
+    "gemma": {"embedding_scale": 32**0.5, "cap": 30.0},
+}
+"""What stands around the blocks of some."""
+
+EVERY = list(PATTERNS)
+NAMES = [
+    "attention-half", "grouped", "no-positions", "s4d", "hybrid", "window", "gpt2", "gemma", "experts",
+]  # fmt: skip
+"""Those that differ in kind: for laws of training, where each run takes long."""
+PREFIXED = ["prefix", "capped-prefix"]
 DTYPES = [torch.float64, torch.float32]
 
 
 def config(name: str, tied: bool = False, width: int = 32, vocabulary: int = VOCABULARY) -> DecoderConfig:
     """Two layers of the variant, with initial values that say something (no zero outputs)."""
-    pattern = tuple(BlockConfig(mixer=mixer) for mixer in MIXERS[name])
-    return DecoderConfig(vocabulary=vocabulary, width=width, depth=2, pattern=pattern, tied=tied, init="cs336")
+    return DecoderConfig(
+        vocabulary=vocabulary,
+        width=width,
+        depth=2,
+        pattern=PATTERNS[name],
+        tied=tied,
+        init="cs336",
+        **AROUND.get(name, {}),
+    )
 
 
 def model(name: str, dtype: torch.dtype = torch.float64, tied: bool = False, seed: int = 3) -> Model:
-    return build.build(config(name, tied), seed, dtype)
+    """The variant with biases and gains that say something too."""
+    made = build.build(config(name, tied), seed, dtype)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 1 and name not in ("s4d", "hybrid"):
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+    return made
 
 
 def pieces(lengths: list[int], seed: int = 0) -> list[torch.Tensor]:

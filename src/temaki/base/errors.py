@@ -42,6 +42,10 @@ class CheckpointError(TemakiError):
     """A saved folder that is damaged, incomplete or of another format."""
 
 
+class FormatError(TemakiError):
+    """A foreign model file that is damaged, or says what is not known here."""
+
+
 class RunError(TemakiError):
     """A run that cannot start or go on."""
 

@@ -27,7 +27,7 @@ class Rows:
     shape: tuple[int, int] | None = None
     """(B, T) if the N ids fill a rectangle, for kernels that want one."""
     prefix: Tensor | None = None
-    """int64 [n]: how many ids of a piece see each other both ways (mask = prefix)."""
+    """int64 [n] on the host: how many first ids of each piece see each other both ways (mask = prefix); None: none."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,14 @@ class PreferenceBatch:
 Batch = TokenBatch | LabelBatch | PreferenceBatch
 
 
-def rows(pieces: Sequence[Sequence[int] | Tensor], starts: Sequence[int] | None = None) -> Rows:
-    """Rows of the given pieces of ids; `starts` are the position of each piece's first id (0 by default).
+def rows(
+    pieces: Sequence[Sequence[int] | Tensor],
+    starts: Sequence[int] | None = None,
+    prefix: Sequence[int] | None = None,
+) -> Rows:
+    """Rows of the given pieces of ids.
+
+    starts: the position of each piece's first id (0 by default); prefix: see `Rows.prefix`.
 
     >>> rows([[5, 6, 7], [8]]).positions.tolist()
     [0, 1, 2, 0]
@@ -83,24 +89,25 @@ def rows(pieces: Sequence[Sequence[int] | Tensor], starts: Sequence[int] | None 
         cuts=lengths.cumsum(0),
         positions=torch.cat(positions) if positions else empty,
         shape=(len(flat), len(flat[0])) if same else None,
+        prefix=None if prefix is None else torch.tensor(prefix, dtype=torch.int64),
     )
 
 
-def grid(ids: Tensor) -> Rows:
-    """Rows of a rectangle of ids [B, T], each row one piece.
+def grid(ids: Tensor, prefix: Tensor | None = None) -> Rows:
+    """Rows of a rectangle of ids [B, T], each row one piece; prefix int64 [B]: see `Rows.prefix`.
 
     >>> grid(torch.tensor([[1, 2], [3, 4]])).cuts.tolist()
     [0, 2, 4]
     """
     b, t = ids.shape
-    return Rows(ids.reshape(-1), torch.arange(b + 1) * t, torch.arange(t).repeat(b), (b, t))
+    return Rows(ids.reshape(-1), torch.arange(b + 1) * t, torch.arange(t).repeat(b), (b, t), prefix)
 
 
 def to(item: Anything, device: torch.device) -> Anything:
-    """A batch or its rows on a device; `cuts` stay on the host."""
+    """A batch or its rows on a device; `cuts` and `prefix` stay on the host."""
     changes: dict[str, Any] = {}
     for name, value in vars(item).items():
-        if isinstance(value, Tensor) and name != "cuts":
+        if isinstance(value, Tensor) and name not in ("cuts", "prefix"):
             changes[name] = value.to(device, non_blocking=True)
         elif isinstance(value, Rows | TokenBatch):
             changes[name] = to(value, device)

@@ -17,6 +17,8 @@ class DataConfig:
     """A file or folder; "stdlib": the source text of this Python's standard library."""
     vocabulary: Annotated[int, Field(ge=257)] = 4096
     """Size of the tokenizer that is trained, specials and bytes included."""
+    special: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    """Special tokens that the tokenizer is trained with beside the one between documents, such as `<|mask|>`."""
     split: Annotated[str, Field(min_length=1)] = "gpt2"
     """How text is cut before merging: a pattern's name or a regular expression."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -25,6 +27,8 @@ class DataConfig:
     """What to do with bytes that are not UTF-8."""
     tokenizer: str | None = None
     """Folder of a tokenizer to use; None: one is trained on the training text."""
+    boundary: Annotated[str, Field(min_length=1)] | None = None
+    """The special token between documents; None: `<|endoftext|>`, else what its frame puts before a text."""
     shards: str | None = None
     """Folder of prepared shards to use; None: they are made from the text."""
 

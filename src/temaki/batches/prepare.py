@@ -2,9 +2,10 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +19,35 @@ from temaki.batches.shards import Shards
 from temaki.corpus import sources
 from temaki.corpus.sources import Document
 from temaki.tokens import bpe_train, files
+from temaki.tokens.frame import Frame
 from temaki.tokens.tokenizer import END_OF_TEXT, Tokenizer
 
+if TYPE_CHECKING:
+    from temaki.tokens.chat import ChatTemplate
+
 BOUNDARY = END_OF_TEXT
-"""The special token that begins each document and, as a target, ends it."""
+"""The special token that begins each document and, as a target, ends it, where none is named."""
 
 SETTINGS = "data.toml"
 """The [data] table that a folder was made with."""
 
 Progress = Callable[[str, int, int], None]
 """(what is going on, done, of)."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A tokenizer and what travels with it."""
+
+    tokenizer: Tokenizer
+    frame: Frame = field(default_factory=Frame)
+    chat: "ChatTemplate | None" = None
+
+    def save(self, folder: Path) -> None:
+        """Write all of it to a folder. Raises OSError, TokenizerError."""
+        files.save(self.tokenizer, folder, self.frame)
+        if self.chat is not None:
+            self.chat.save(folder)
 
 
 @dataclass(frozen=True)
@@ -66,30 +86,41 @@ def read_documents(config: DataConfig) -> tuple[list[Document], list[Document], 
 def train_tokenizer(config: DataConfig, documents: Sequence[Document], progress: Progress) -> Tokenizer:
     """A byte-level BPE tokenizer of at most `config.vocabulary` ids, trained on the documents."""
     return bpe_train.train(
-        (document.text for document in documents), config.vocabulary, (BOUNDARY,), config.split,
+        (document.text for document in documents), config.vocabulary,
+        (config.boundary or BOUNDARY, *(config.special or ())), config.split,
         progress=lambda done, of: progress("tokenizer: ids", done, of),
     )  # fmt: skip
 
 
-def boundary(tokenizer: Tokenizer) -> int:
-    """The boundary's id. Raises DataError for a tokenizer that has none."""
-    if BOUNDARY not in tokenizer.special:
-        raise DataError(
-            "the tokenizer has no boundary between documents", found=", ".join(tokenizer.special) or "none",
-            allowed=BOUNDARY, do=f"train a tokenizer with the special token {BOUNDARY}",
-        )  # fmt: skip
-    return tokenizer.special[BOUNDARY]
+def boundary(tokenizer: Tokenizer, frame: Frame | None = None, wanted: str | None = None) -> int:
+    """The boundary's id: of `wanted`, else of `<|endoftext|>`, else of the first token that the frame puts before a
+    text. Raises DataError where there is none of it.
+    """
+    named = [wanted] if wanted is not None else [BOUNDARY, *(frame.before[:1] if frame is not None else ())]
+    for text in named:
+        if text in tokenizer.special:
+            return tokenizer.special[text]
+    raise DataError(
+        f"the tokenizer has no {wanted!r}" if wanted is not None else "the tokenizer has no boundary between documents",
+        found=", ".join(tokenizer.special) or "no special token", allowed=wanted or BOUNDARY,
+        do="name a special token of it: data.boundary" if tokenizer.special else f"train one with {BOUNDARY}",
+    )  # fmt: skip
 
 
 def write(
     folder: Path,
     train: Sequence[Document],
     held: Sequence[Document],
-    tokenizer: Tokenizer,
+    words: Words,
+    named: str | None,
     progress: Progress,
 ) -> None:
-    """Encode both splits into `folder`/train and `folder`/held, and save the tokenizer in `folder`/tokenizer."""
-    files.save(tokenizer, folder / "tokenizer")
+    """Encode both splits into `folder`/train and `folder`/held, and save the tokenizer in `folder`/tokenizer.
+
+    `named`: the boundary, if it is not the usual one.
+    """
+    tokenizer, between = words.tokenizer, boundary(words.tokenizer, words.frame, named)
+    words.save(folder / "tokenizer")
     total = len(train) + len(held)
     for name, documents, before in (("train", train, 0), ("held", held, len(train))):
         encoded = _encoded(
@@ -97,14 +128,17 @@ def write(
             tokenizer,
             lambda done, before=before: progress("encoding: documents", before + done, total),
         )
-        shards.write(folder / name, encoded, tokenizer.size, boundary(tokenizer), tokenizer.fingerprint)
+        shards.write(folder / name, encoded, tokenizer.size, between, tokenizer.fingerprint)
 
 
-def prepare(config: DataConfig, folder: Path, progress: Progress, anew: bool = False) -> Prepared:
+def prepare(
+    config: DataConfig, folder: Path, progress: Progress, anew: bool = False, given: Words | None = None
+) -> Prepared:
     """Everything a run needs to read, made in `folder` unless `config.shards` names a folder that has it already.
 
     A folder that was made with the same settings is used as it is, or made `anew`; made with others, it is an error
-    unless it is made anew. A folder that holds anything else is never touched. The folder is whole or absent.
+    unless it is made anew. A folder that holds anything else is never touched. The folder is whole or absent. `given`:
+    the tokenizer to use, where it is not the configuration that says so.
     """
     if config.shards is not None:
         return open_prepared(Path(config.shards))
@@ -114,15 +148,12 @@ def prepare(config: DataConfig, folder: Path, progress: Progress, anew: bool = F
         return open_prepared(folder)
     train, held, line = read_documents(config)
     progress(line, 1, 1)
-    if config.tokenizer is not None:
-        tokenizer = files.load(Path(config.tokenizer))
-    else:
-        tokenizer = train_tokenizer(config, train, progress)
+    words = given or _words(config, train, progress)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        write(part, train, held, tokenizer, progress)
+        write(part, train, held, words, config.boundary, progress)
         base_files.write_text(part / SETTINGS, said)
         if folder.exists():
             shutil.rmtree(folder)
@@ -131,6 +162,15 @@ def prepare(config: DataConfig, folder: Path, progress: Progress, anew: bool = F
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return open_prepared(folder)
+
+
+def _words(config: DataConfig, documents: Sequence[Document], progress: Progress) -> Words:
+    """The tokenizer that the configuration names, with its frame and template, or one trained on the documents."""
+    if config.tokenizer is None:
+        return Words(train_tokenizer(config, documents, progress))
+    from temaki.tokens import chat  # loads the template engine, which others need not wait for
+
+    return Words(*files.load_framed(config.tokenizer), chat.read(config.tokenizer))
 
 
 def _same_settings(folder: Path, said: str) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from temaki.base import files
 from temaki.base.errors import CheckpointError
+from temaki.model.quantise import Blocks, Stored
 
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
@@ -60,6 +61,18 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Raises CheckpointError for a file that is missing or malformed, or holds a type that NumPy has not.
     """
+    plain: dict[str, np.ndarray] = {}
+    for name, array in stored(path).items():
+        if isinstance(array, Blocks):
+            raise CheckpointError(
+                f"{path}: {name} has a type that NumPy has not", found=array.kind, allowed=", ".join(DTYPES)
+            )
+        plain[name] = array
+    return plain
+
+
+def stored(path: Path) -> dict[str, Stored]:
+    """The same, and bfloat16 arrays too. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"no such file: {path}")
     try:
@@ -74,7 +87,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return {name: _view(path, name, entry, raw[start:]) for name, entry in header.items()}
 
 
-def _view(path: Path, name: str, entry: Mapping[str, Any], data: np.ndarray) -> np.ndarray:
+def _view(path: Path, name: str, entry: Mapping[str, Any], data: np.ndarray) -> Stored:
+    if entry["dtype"] == "BF16" and entry["shape"]:
+        return Blocks("BF16", tuple(entry["shape"]), data[slice(*entry["data_offsets"])])
     if entry["dtype"] not in DTYPES:
         raise CheckpointError(
             f"{path}: {name} has a type that NumPy has not", found=entry["dtype"], allowed=", ".join(DTYPES)

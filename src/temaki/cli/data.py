@@ -20,6 +20,7 @@ def prepare(
     text: str | None = typer.Option(None, help='A file or folder of text; "stdlib" by default.'),
     tokenizer: str | None = typer.Option(None, help="Folder of a tokenizer; without it one is trained."),
     vocabulary: int | None = typer.Option(None, help="Size of the tokenizer that is trained."),
+    boundary: str | None = typer.Option(None, help="Special token between documents; <|endoftext|> by default."),
     held_out: float | None = typer.Option(None, help="Share of documents kept from training."),
     errors: str | None = typer.Option(None, help='Bytes that are not UTF-8: "strict" stops, "replace" goes on.'),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
@@ -40,6 +41,7 @@ def prepare(
         "text": text,
         "tokenizer": tokenizer,
         "vocabulary": vocabulary,
+        "boundary": boundary,
         "held_out": held_out,
         "errors": errors,
     }

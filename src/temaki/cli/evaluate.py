@@ -1,13 +1,21 @@
 """`temaki evaluate`: bits per byte beside honest yardsticks."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+if TYPE_CHECKING:
+    from temaki.formats.opened import Opened
+
+LONGEST = 1024
+"""Ids a window where a model that is no run was made for more."""
+
 
 def evaluate(
-    run: Path = typer.Argument(..., help="A run folder."),
+    model: str = typer.Argument(..., help="A run folder; with --text any model, or a name such as smollm2."),
     changes: list[str] = typer.Argument(None, help="Dotted changes: data.shards=FOLDER", metavar="[KEY=VALUE]..."),
+    text: str | None = typer.Option(None, help="Measure any model on this file or folder of text instead."),
     context: int | None = typer.Option(None, min=1, help="Ids a window; the training context by default."),
     yardsticks: bool = typer.Option(True, help="Measure zstd and PPMd on the same text too."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
@@ -21,15 +29,20 @@ def evaluate(
 
     from temaki.base import config as config_door
     from temaki.base import device as devices
+    from temaki.cli import named
     from temaki.cli.progress import Work
     from temaki.cli.said import say
     from temaki.formats import open as opener
     from temaki.report import run as report
     from temaki.study import pipeline, recipes
 
+    run = named.path(model)
     opened = opener.open(run)
     for warning in opened.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    if text is not None or "data" not in opened.settings:
+        _text(opened, text, context or min(opened.context or LONGEST, LONGEST), json)
+        return
     config = recipes.complete(config_door.override(opened.settings, changes or []), opened.config.vocabulary)
     data = pipeline.data_of(config, run)
     pipeline.same_data(opened, data)
@@ -40,10 +53,10 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         measuring = pipeline.yards(data, Path(folder)) if yardsticks else None
         try:
-            model = opened.model().to(devices.choose())
+            measured = opened.model().to(devices.choose())
             work, total = Work(), data.held.manifest.ids
             found = pipeline.score(
-                model,
+                measured,
                 data,
                 window,
                 lambda done: work("evaluating: ids", done, total),
@@ -61,4 +74,25 @@ def evaluate(
     if (run / "config.toml").exists() and (run / "checkpoints").exists():
         pipeline.results(run, **result)
         report.write(run)
+    say(result, json, pipeline.table(result))
+
+
+def _text(opened: "Opened", text: str | None, window: int, json: bool) -> None:
+    """Bits per byte of any model on any text. Raises RunError where no text is given."""
+    import sys
+
+    from temaki.base import device as devices
+    from temaki.base.errors import RunError
+    from temaki.cli.progress import Work
+    from temaki.cli.said import say
+    from temaki.study import pipeline
+
+    if text is None:
+        raise RunError(f"{opened.folder} is no run, so it has no held-out text", do="name a text: --text FILE")
+    print(f"{opened.folder}, {text}, windows of {window} ids moving by {max(1, window // 2)}", file=sys.stderr)
+    model = opened.model().to(devices.choose())
+    work = Work()
+    found = pipeline.score_text(opened, model, Path(text), window, work)
+    work.close()
+    result = pipeline.scored(found, opened.step, window)
     say(result, json, pipeline.table(result))

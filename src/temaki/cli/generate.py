@@ -6,7 +6,7 @@ import typer
 
 
 def generate(
-    model: Path = typer.Argument(..., help="A run, a checkpoint or a model folder."),
+    model: str = typer.Argument(..., help="A model in any known format (a run, a folder, a file), or smollm2."),
     changes: list[str] = typer.Argument(
         None, help="Dotted changes: temperature=0.5 top_k=40", metavar="[KEY=VALUE]..."
     ),
@@ -33,12 +33,14 @@ def generate(
     from temaki.base import config
     from temaki.base import device as devices
     from temaki.base.errors import DataError
+    from temaki.cli import named
     from temaki.cli.said import say
     from temaki.formats import open as opener
     from temaki.generate import text
     from temaki.generate.config import SamplingConfig
     from temaki.generate.torch_executor import TorchExecutor
-    from temaki.study import pipeline
+    from temaki.model.linear import lengthwise
+    from temaki.study import asking, pipeline
 
     prompts = list(prompt or [])
     if file is not None:
@@ -58,11 +60,13 @@ def generate(
     sampling = config.read(SamplingConfig, table, where="generate")
     said = ", ".join(f"{name} {value}" for name, value in config.mapping(sampling).items() if value != [])
     print(f"{said}, seed {seed}", file=sys.stderr)
-    opened = opener.open(model)
+    opened = opener.open(named.path(model))
     tokenizer = pipeline.tokenizer_of(opened)
-    executor = TorchExecutor(opened.model().to(devices.choose()), len(prompts), text.room(tokenizer, prompts, sampling))
+    ends = asking.ends_of(opened, tokenizer)
+    room = text.room(tokenizer, prompts, sampling, ends)
+    executor = TorchExecutor(lengthwise(opened.model().to(devices.choose())), len(prompts), room)
     if json or len(prompts) > 1:
-        for each in text.complete(executor, tokenizer, prompts, sampling, seed=seed):
+        for each in text.complete(executor, tokenizer, prompts, sampling, seed=seed, ends=ends):
             found = {
                 "prompt": prompts[each.index],
                 "text": each.text,
@@ -72,7 +76,7 @@ def generate(
             say(found, json, f"--- {prompts[each.index]!r}\n{prompts[each.index]}{each.text}")
         return
     sys.stdout.write(prompts[0])
-    for _, more in text.stream(executor, tokenizer, prompts, sampling, seed=seed):
+    for _, more in text.stream(executor, tokenizer, prompts, sampling, seed=seed, ends=ends):
         sys.stdout.write(more)
         sys.stdout.flush()
     sys.stdout.write("\n")

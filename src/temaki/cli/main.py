@@ -7,7 +7,23 @@ from typing import Any
 import typer
 import typer.core
 
-from temaki.cli import data, demo, evaluate, generate, report, runs, tokenizer, train, validate
+from temaki.cli import (
+    chat,
+    data,
+    demo,
+    evaluate,
+    export,
+    generate,
+    get,
+    importing,
+    inspect,
+    reference,
+    report,
+    runs,
+    tokenizer,
+    train,
+    validate,
+)
 
 INTERRUPT = 130
 INTERRUPTED = "interrupted; what was saved before is untouched, nothing half-made is left"
@@ -24,6 +40,12 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
+app.command("inspect")(inspect.inspect)
+app.command("import")(importing.importing)
+app.command("export")(export.export)
+app.command("get")(get.get)
+app.command("reference")(reference.reference)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("validate")(validate.validate)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from temaki.base import config as config_door
 from temaki.base.errors import ConfigError
 from temaki.batches.config import DataConfig
-from temaki.study import dial, recipes
+from temaki.study import dial, further, recipes
 
 
 def resuming(word: str) -> Literal["never", "auto"]:
@@ -45,6 +45,8 @@ def resolve(
             changes = [f"{key}={_toml(value)}", *changes]
     speed = 0.0
     recipes.check_dial(minutes, depth)
+    if further.begins(found) is not None:
+        found, minutes = further.dialled(found, changes, minutes, depth, dial.measure), None
     if minutes is not None or depth is not None:
         speed = dial.measure()
         print(f"this machine trains at {speed / 1e9:.0f} GFLOP/s", file=sys.stderr)

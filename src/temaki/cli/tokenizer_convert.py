@@ -10,7 +10,7 @@ def convert(
     out: Path = typer.Argument(
         ..., help="What to write; must not exist. A folder for native, gpt2 and hf, else a file."
     ),
-    to: str = typer.Option("native", help="native, gpt2, tiktoken, hf, sentencepiece or bytepiece."),
+    to: str = typer.Option("native", help="native, gpt2, tiktoken, hf, sentencepiece, bytepiece or llama2c."),
     split: str | None = typer.Option(None, help="For a file of ranks, which does not say it: how text is split."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:

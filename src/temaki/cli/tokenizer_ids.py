@@ -22,7 +22,7 @@ CHUNK = 1 << 16
 """Bytes that are read at a time."""
 HEADER = 128
 """Bytes of the header of the .npy files that are written here."""
-SPACED = frozenset({"wordpiece", "unigram"})
+SPACED = frozenset({"wordpiece", "unigram", "sentencepiece-bpe"})
 """Kinds whose decoding looks at neighbours."""
 SMALL = 1 << 16
 """Sizes up to which a .bin file holds two bytes an id."""

@@ -6,9 +6,14 @@ import typer
 
 
 def train(
-    recipe: Path = typer.Argument(..., help="A TOML recipe, or a run folder to go on with."),
+    recipe: Path | None = typer.Argument(
+        None, help="A TOML recipe, or a run folder to go on with; not needed with --from."
+    ),
     changes: list[str] = typer.Argument(
         None, help="Dotted changes: model.depth=8 optim.lr=3e-3", metavar="[KEY=VALUE]..."
+    ),
+    model: str | None = typer.Option(
+        None, "--from", help="Train this model further: a run, a model file or folder, or a name such as smollm2."
     ),
     text: str | None = typer.Option(None, help='Text to learn: a file or folder; short for data.text="..".'),
     errors: str | None = typer.Option(None, help='Bytes that are not UTF-8: "strict" stops, "replace" goes on.'),
@@ -25,21 +30,30 @@ def train(
     import sys
 
     from temaki.base import config as config_door
+    from temaki.cli.named import path as model_path
     from temaki.cli.progress import TrainingLine, Work
     from temaki.cli.resolved import begun, resolve, resuming, show
     from temaki.cli.said import say
     from temaki.report.runs import command
-    from temaki.study import pipeline, recipes
+    from temaki.study import further, pipeline, recipes
     from temaki.train import run as runs
 
     how, changes = resuming(resume), changes or []
-    named = config_door.override(recipes.load(recipe / "config.toml" if recipe.is_dir() else recipe), changes)
-    folder = out or (recipe if recipe.is_dir() else Path("runs") / str(named.get("name", "run")))
+    recipe, changes = _recipe(recipe, changes, model)
+    loaded = recipes.load(recipe / "config.toml" if recipe.is_dir() else recipe) if recipe else further.RECIPE
+    begin = {"begin": {"kind": "model", "path": str(model_path(model))}} if model is not None else {}
+    loaded = {**loaded, **begin}
+    named = config_door.override(loaded, changes)
+    folder = out or (recipe if recipe and recipe.is_dir() else Path("runs") / str(named.get("name", "run")))
     runs.claim(folder, how)
     if how == "auto" and (folder / "config.toml").exists():
-        found = begun(folder, changes, {"--text": text, "--minutes": minutes, "--depth": depth, "--errors": errors})
+        found = begun(
+            folder,
+            changes,
+            {"--from": model, "--text": text, "--minutes": minutes, "--depth": depth, "--errors": errors},
+        )
     else:
-        found = resolve(named, changes, text, minutes, depth, errors)
+        found = resolve(loaded, changes, text, minutes, depth, errors)
     work = Work()
     made = pipeline.ready(found, folder, work)
     work.close()
@@ -61,3 +75,17 @@ def train(
     stopped = f"{folder}: stopped by {outcome.reason} at step {run.step}; all is saved"
     say(result, json, f"{stopped}\nnext: {command('train', folder, '--resume', 'auto')}")
     raise typer.Exit(130 if outcome.reason == "SIGINT" else 143)
+
+
+def _recipe(recipe: Path | None, changes: list[str], model: str | None) -> tuple[Path | None, list[str]]:
+    """The recipe, which --from makes optional: a first word that is a change (KEY=VALUE) is taken as one.
+
+    Raises ConfigError where neither is given.
+    """
+    from temaki.base.errors import ConfigError
+
+    if recipe is not None and model is not None and "=" in str(recipe) and not recipe.exists():
+        return None, [str(recipe), *changes]
+    if recipe is None and model is None:
+        raise ConfigError("no recipe", do="name one: temaki train recipes/demo.toml; or train a model further: --from")
+    return recipe, changes

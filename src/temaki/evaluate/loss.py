@@ -15,6 +15,7 @@ from torch import Tensor
 from temaki.base import rows
 from temaki.base.errors import ConfigError, DataError
 from temaki.model.build import Model
+from temaki.model.config import AttentionConfig
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ def score(
     """
     if bytes < 1:
         raise DataError("text of no bytes has no bits per byte", found=str(bytes), do="give documents that hold text")
+    if any(isinstance(b.mixer, AttentionConfig) and b.mixer.mask == "bidirectional" for b in model.config.pattern):
+        raise ConfigError("a model that reads both ways sees its answer: it has no loss of the next id")
     where = next(model.parameters()).device if device is None else device
     step = max(1, context // 2) if stride is None else stride
     training = model.training

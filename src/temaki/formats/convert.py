@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from temaki.base.errors import TokenizerError
-from temaki.formats import proof
+from temaki.formats import llama2c_tokenizer, proof
 from temaki.formats import tokenizer as opener
 from temaki.tokens import bytepiece, files, gpt2_files, hf_json, sentencepiece, tiktoken_files
 from temaki.tokens.bytepiece import BytePiece
 from temaki.tokens.frame import Frame
+from temaki.tokens.sentencepiece_bpe import SentencePieceBpe
 from temaki.tokens.tokenizer import Tokenizer
 from temaki.tokens.unigram import Unigram
 
@@ -109,13 +110,13 @@ def _tiktoken(tokenizer: Tokenizer, frame: Frame, path: Path) -> None:
 def _sentencepiece(tokenizer: Tokenizer, frame: Frame, path: Path) -> None:
     if isinstance(tokenizer, BytePiece):
         sentencepiece.save(bytepiece.as_sentencepiece(tokenizer), path)
-    elif isinstance(tokenizer, Unigram):
+    elif isinstance(tokenizer, Unigram | SentencePieceBpe):
         sentencepiece.save(tokenizer.model, path)
     else:
         raise TokenizerError(
             "a SentencePiece model holds pieces with scores",
             found=f"kind {tokenizer.kind}",
-            allowed="unigram, bytepiece",
+            allowed="unigram, sentencepiece-bpe, bytepiece",
         )
 
 
@@ -127,6 +128,10 @@ def _bytepiece(tokenizer: Tokenizer, frame: Frame, path: Path) -> None:
     bytepiece.save(tokenizer, path)
 
 
+def _llama2c(tokenizer: Tokenizer, frame: Frame, path: Path) -> None:
+    llama2c_tokenizer.save(tokenizer, path)
+
+
 FORMATS: Mapping[str, Format] = {
     "native": Format(_native, folder=True),
     "gpt2": Format(_gpt2, folder=True, unsaid="the split pattern"),
@@ -134,5 +139,6 @@ FORMATS: Mapping[str, Format] = {
     "hf": Format(_hf, folder=True),
     "sentencepiece": Format(_sentencepiece, folder=False),
     "bytepiece": Format(_bytepiece, folder=False, unsaid="whether text is brought into normal form C"),
+    "llama2c": Format(_llama2c, folder=False, unsaid="that U+2581 is read as a space, where the tokenizer does that"),
 }
 """All formats that can be written, by name."""

@@ -7,6 +7,8 @@ import numpy as np
 from numpy import ndarray
 
 from temaki.base.errors import TokenizerError
+from temaki.tokens.sentencepiece_bpe import SentencePieceBpe
+from temaki.tokens.sentencepiece_tokenizer import SPACE
 from temaki.tokens.tokenizer import Tokenizer
 
 SCRAPS = (
@@ -45,13 +47,16 @@ def texts(count: int = COUNT, seed: int = 1) -> Iterator[str]:
 def same(before: Tokenizer, after: Tokenizer) -> int:
     """How many texts were compared. Raises TokenizerError at the first that is not encoded and decoded alike.
 
-    Each text is encoded with no special token and with all of them, which are texts of their own as well.
+    Each text is encoded with no special token and with all of them, which are texts of their own as well. Where one of
+    the two, of SentencePiece's BPE, reads U+2581 as a space and the other as itself, texts with it are left out.
     """
     if dict(before.special) != dict(after.special):
         raise TokenizerError(
             "the special tokens are not the same", found=repr(dict(after.special)), allowed=repr(dict(before.special))
         )
     proven = [*texts(), *before.special, *(f"a{text} b{text}" for text in before.special)]
+    if _reads_mark(before) != _reads_mark(after):
+        proven = [text for text in proven if SPACE not in text]
     for text in proven:
         for special in ((), tuple(before.special)):
             wanted, found = before.encode_list(text, special), after.encode_list(text, special)
@@ -89,6 +94,11 @@ def texts_of(pieces: Iterable[bytes], count: int = COUNT, seed: int = 1) -> Iter
     draw = random.Random(seed)
     for _ in range(count if known else 0):
         yield "".join(draw.choices(known, k=draw.randint(1, MOST)))
+
+
+def _reads_mark(tokenizer: Tokenizer) -> bool | None:
+    """Whether SentencePiece's BPE reads U+2581 as a space; None for other kinds."""
+    return tokenizer.model.normalizer.escape_whitespaces if isinstance(tokenizer, SentencePieceBpe) else None
 
 
 def _few(ids: list[int]) -> str:

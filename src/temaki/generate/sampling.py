@@ -29,12 +29,13 @@ def temperature(logits: ndarray, t: float) -> ndarray:
     array([-inf,   0., -inf], dtype=float32)
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
         if t > 0:
+            shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
             return (shifted / t).astype(logits.dtype)
-    out = np.full_like(logits, -np.inf)
-    at = logits.argmax(-1)[..., None]
-    np.put_along_axis(out, at, np.take_along_axis(shifted, at, -1).astype(logits.dtype), -1)
+        best = logits.argmax(-1)[..., None]
+        top = np.take_along_axis(logits, best, -1)
+        out = np.full_like(logits, -np.inf)
+        np.put_along_axis(out, best, top - top, -1)  # 0, or NaN where the best is no number
     return out
 
 

@@ -14,8 +14,30 @@ from temaki.generate.executor import Executor
 from temaki.generate.request import Done, Event, LogProbs, Request
 from temaki.tokens.tokenizer import END_OF_TEXT, TextStream, Tokenizer
 
-START = END_OF_TEXT
-"""Stands in front of every document in training: so it begins a prompt, and ends an answer."""
+
+@dataclass(frozen=True)
+class Ends:
+    """What begins a prompt and what ends an answer, as a model says it."""
+
+    front: tuple[int, ...] = ()
+    """Ids put before a prompt."""
+    stop: tuple[int, ...] = ()
+    """Ids that end an answer; never part of it."""
+
+
+def ends_of(tokenizer: Tokenizer) -> Ends:
+    """Those of models trained here: `<|endoftext|>` stands in front of every document, so it also ends one.
+
+    Raises GenerationError for a tokenizer without it.
+    """
+    if END_OF_TEXT not in tokenizer.special:
+        raise GenerationError(
+            f"this tokenizer has no special token {END_OF_TEXT!r} to begin with",
+            found=", ".join(tokenizer.special) or "none",
+            do="say what begins a prompt and ends an answer by Ends(front, stop)",
+        )
+    both = (tokenizer.special[END_OF_TEXT],)
+    return Ends(both, both)
 
 
 @dataclass(frozen=True)
@@ -34,19 +56,22 @@ class Completion:
     logprobs: LogProbs | None = None
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: str, start: str | None = START) -> ndarray:
-    """int32 [n]: the id of `start` (None: nothing in front), then those of the text; it cannot spell a
-    special token.
+def prompt_ids(tokenizer: Tokenizer, prompt: str, ends: Ends | None = None) -> ndarray:
+    """int32 [n]: the ids in front (None: those of `ends_of`), then those of the text; it cannot spell a special
+    token.
 
-    Raises GenerationError for a `start` that the tokenizer does not have.
+    Raises GenerationError where both are empty: there is nothing to go on from.
     """
-    front = [] if start is None else [_special(tokenizer, start)]
-    return np.concatenate([np.array(front, np.int32), tokenizer.encode(prompt).astype(np.int32)])
+    front = (ends_of(tokenizer) if ends is None else ends).front
+    found = np.concatenate([np.array(front, np.int32), tokenizer.encode(prompt).astype(np.int32)])
+    if not len(found):
+        raise GenerationError("an empty prompt, and this model has no token to begin with", do="give a prompt")
+    return found
 
 
-def room(tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig, start: str | None = START) -> int:
+def room(tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig, ends: Ends | None = None) -> int:
     """Ids a slot must hold for the longest of these prompts and its whole answer."""
-    return max((len(prompt_ids(tokenizer, each, start)) for each in prompts), default=0) + sampling.max_tokens
+    return max((len(prompt_ids(tokenizer, each, ends)) for each in prompts), default=0) + sampling.max_tokens
 
 
 def complete(
@@ -58,17 +83,18 @@ def complete(
     seed: int = 0,
     branches: int = 1,
     logprobs: int | None = None,
-    start: str | None = START,
+    ends: Ends | None = None,
 ) -> list[Completion]:
     """Continue every prompt, `branches` times each; sorted by prompt and branch.
 
     An answer is a function of (prompt, settings, seed, branch): the other prompts do not matter, and equal
-    prompts get equal answers. `start` is put in front of each prompt (so the empty prompt is a document's
-    start), ends an answer when it is drawn, and is never returned. An answer that breaks on the way has
-    done="error"; the others go on.
+    prompts get equal answers. `ends` (None: those of `ends_of`) says what is put in front of each prompt, so that the
+    empty prompt is a document's start, and what ends an answer when it is drawn; neither is returned. An answer that
+    breaks on the way has done="error"; the others go on.
     Raises GenerationError for a prompt that cannot be served, ConfigError for settings out of range.
     """
-    engine, writers = _submit(executor, tokenizer, prompts, sampling, seed, branches, logprobs, start)
+    rows, ends = _rows(tokenizer, prompts, ends)
+    engine, writers = _submit(executor, tokenizer, rows, sampling, seed, ends, branches, logprobs)
     for _ in _write(engine, writers):
         pass
     return [each.completion() for each in writers.values()]
@@ -81,7 +107,7 @@ def stream(
     sampling: SamplingConfig | None = None,
     *,
     seed: int = 0,
-    start: str | None = START,
+    ends: Ends | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Continue every prompt: (its index, more text), as it comes; never half a character, never a stop
     string.
@@ -89,8 +115,46 @@ def stream(
     The same answers as `complete`. Leaving the loop early frees the executor. Raises GenerationError as
     `complete` does; for an answer that breaks on the way, when all the others are at their end.
     """
-    engine, writers = _submit(executor, tokenizer, prompts, sampling, seed, 1, None, start)
+    rows, ends = _rows(tokenizer, prompts, ends)
+    engine, writers = _submit(executor, tokenizer, rows, sampling, seed, ends)
     return _texts(engine, writers)
+
+
+class Reply:
+    """One answer to a prompt of ids: iterate, once, for its text as it comes; `completion` then says how it ended.
+
+    A step that completes no letter gives "". Leaving the loop early cancels the answer and frees the executor.
+    Raises GenerationError for a prompt that cannot be served, and in the loop for an answer that breaks.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        tokenizer: Tokenizer,
+        ids: ndarray,
+        sampling: SamplingConfig | None = None,
+        *,
+        seed: int = 0,
+        ends: Ends | None = None,
+    ):
+        ends = ends_of(tokenizer) if ends is None else ends
+        self._engine, self._writers = _submit(executor, tokenizer, [ids], sampling, seed, ends)
+
+    def __iter__(self) -> Generator[str, None, None]:
+        (writer,) = self._writers.values()
+        with closing(_write(self._engine, self._writers)) as written:
+            for _, text in written:
+                yield text
+        if writer.error is not None:
+            raise GenerationError(writer.error)
+
+    @property
+    def completion(self) -> Completion:
+        """What was said, all of it or up to where the loop was left."""
+        (writer,) = self._writers.values()
+        if writer.done is None:
+            writer.done = "cancelled"
+        return writer.completion()
 
 
 class Holdback:
@@ -168,43 +232,44 @@ class _Writer:
 
     def completion(self) -> Completion:
         assert self.done is not None, "the answer is still under way"
-        ids = np.concatenate([each.ids for each in self.events])
+        ids = np.concatenate([np.zeros(0, np.int32), *(each.ids for each in self.events)])
         logprobs = [each.logprobs for each in self.events if each.logprobs is not None]
         return Completion(self.index, self.branch, "".join(self.texts), ids, self.done, self.error, _joined(logprobs))
+
+
+def _rows(tokenizer: Tokenizer, prompts: Sequence[str], ends: Ends | None) -> tuple[list[ndarray], Ends]:
+    """The ids of every prompt, and what ends an answer."""
+    if isinstance(prompts, str):
+        raise GenerationError("prompts are a sequence of texts", found="one text", do="write [prompt]")
+    if not prompts:
+        return [], Ends()
+    ends = ends_of(tokenizer) if ends is None else ends
+    return [prompt_ids(tokenizer, each, ends) for each in prompts], ends
 
 
 def _submit(
     executor: Executor,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    rows: Sequence[ndarray],
     sampling: SamplingConfig | None,
     seed: int,
-    branches: int,
-    logprobs: int | None,
-    start: str | None,
+    ends: Ends,
+    branches: int = 1,
+    logprobs: int | None = None,
 ) -> tuple[Engine, dict[tuple[int, int], _Writer]]:
     """An engine with all prompts queued, and a writer for each (request, branch). No slot is taken yet."""
-    if isinstance(prompts, str):
-        raise GenerationError("prompts are a sequence of texts", found="one text", do="write [prompt]")
     settings = checked(SamplingConfig() if sampling is None else sampling)
-    ends = () if start is None else (_special(tokenizer, start),)
-    changes = {**vars(settings), "stop": (), "stop_ids": (*settings.stop_ids, *ends)}
+    changes = {**vars(settings), "stop": (), "stop_ids": (*settings.stop_ids, *ends.stop)}
     engine, writers = Engine(executor), {}
-    for index, prompt in enumerate(prompts):
-        request = Request(
-            ids=prompt_ids(tokenizer, prompt, start),
-            sampling=SamplingConfig(**changes),
-            seed=seed,
-            branches=branches,
-            logprobs=logprobs,
-        )
+    for index, ids in enumerate(rows):
+        request = Request(ids=ids, sampling=SamplingConfig(**changes), seed=seed, branches=branches, logprobs=logprobs)
         try:
             number = engine.submit(request)
         except GenerationError as error:
-            what = error.what if len(prompts) == 1 else f"prompt {index}: {error.what}"
+            what = error.what if len(rows) == 1 else f"prompt {index}: {error.what}"
             raise GenerationError(what, found=error.found, allowed=error.allowed, do=error.do) from None
         for branch in range(branches):
-            writers[number, branch] = _Writer(index, branch, tokenizer.stream(), Holdback(settings.stop))
+            writers[number, branch] = _Writer(index, branch, tokenizer.stream().behind(ids), Holdback(settings.stop))
     return engine, writers
 
 
@@ -233,16 +298,6 @@ def _texts(engine: Engine, writers: dict[tuple[int, int], _Writer]) -> Iterator[
     for writer in writers.values():
         if writer.error is not None:
             raise GenerationError(f"prompt {writer.index}: {writer.error}")
-
-
-def _special(tokenizer: Tokenizer, name: str) -> int:
-    if name not in tokenizer.special:
-        raise GenerationError(
-            f"this tokenizer has no special token {name!r} to begin with",
-            found=", ".join(tokenizer.special) or "none",
-            do="name the one that stands in front of a document, or give start=None",
-        )
-    return tokenizer.special[name]
 
 
 def _joined(parts: Sequence[LogProbs]) -> LogProbs | None:

@@ -1,22 +1,24 @@
-"""Grouped-query attention: the function, the part that holds its weights, and its decoding state.
+"""Grouped-query attention: the function, the part that holds its weights.
 
-Letters: N ids, n pieces, D width, H heads, G heads of keys and values, K head size, R slots.
+Letters: N ids, n pieces, D width, H heads, G heads of keys and values, K head size.
 Vaswani et al. 2017, section 3.2; Ainslie et al. 2023 (GQA).
 """
 
-from collections.abc import Mapping, Sequence
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from temaki.base.errors import GenerationError
 from temaki.base.roles import Role
-from temaki.model.config import AttentionConfig, RopeConfig
-from temaki.model.kernels import attention, documents_attention
+from temaki.model.attention_state import AttentionState
+from temaki.model.config import AlibiConfig, AttentionConfig, RopeConfig
+from temaki.model.dense import attention
+from temaki.model.kernels import documents_attention
 from temaki.model.layout import Layout, Memory
 from temaki.model.norm import rms_norm
-from temaki.model.part import Part
-from temaki.model.positions import rotate
+from temaki.model.part import Filling, Part
+from temaki.model.positions import alibi_slopes, rotate
+from temaki.model.sight import Sight
 
 
 def split_heads(x: Tensor, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,9 +27,9 @@ def split_heads(x: Tensor, heads: int, groups: int) -> tuple[Tensor, Tensor, Ten
     >>> [tuple(x.shape) for x in split_heads(torch.zeros(5, 32), heads=4, groups=2)]
     [(5, 4, 4), (5, 2, 4), (5, 2, 4)]
     """
-    size = x.shape[-1] // (heads + 2 * groups)
-    q, k, v = x.split((heads * size, groups * size, groups * size), -1)
-    return q.unflatten(-1, (heads, size)), k.unflatten(-1, (groups, size)), v.unflatten(-1, (groups, size))
+    stacked = x.unflatten(-1, (heads + 2 * groups, -1))
+    q, k, v = stacked.split((heads, groups, groups), -2)
+    return q, k, v
 
 
 __all__ = ["Attention", "AttentionState", "attention", "split_heads"]
@@ -36,93 +38,69 @@ __all__ = ["Attention", "AttentionState", "attention", "split_heads"]
 class Attention(Part):
     """Queries, keys and values from one stacked matrix; fused attention a document; one output projection."""
 
-    def __init__(self, config: AttentionConfig, width: int, angles: str | None):
+    def __init__(self, config: AttentionConfig, width: int, eps: float, angles: str | None):
+        """eps: of the norm of queries and keys; angles: the name of the table that turns them, None for none."""
         super().__init__()
         self.config = config
+        self.eps = eps
         self.angles = angles
-        self.size = width // config.heads
+        self.size = config.head_size(width)
         self.heads, self.groups = config.heads, config.groups
+        self.sight = sight(config)
         parts = (self.heads * self.size, self.groups * self.size, self.groups * self.size)
         self.qkv = self.add("qkv", sum(parts), width, role=Role("matrix", parts), filling="matrix")
-        self.out = self.add("out", width, width, role=Role("matrix"), filling="out")
-        if config.qk_norm:
-            self.q_gain = self.add("q_gain", self.size, role=Role("vector"), filling="ones")
-            self.k_gain = self.add("k_gain", self.size, role=Role("vector"), filling="ones")
+        self.out = self.add("out", width, parts[0], role=Role("matrix"), filling="out")
+        self.qkv_bias = self._vector("qkv_bias", sum(parts), "zeros") if config.bias != "none" else None
+        self.out_bias = self._vector("out_bias", width, "zeros") if config.bias == "all" else None
+        self.q_gain = self._vector("q_gain", self.size, "ones") if config.qk_norm else None
+        self.k_gain = self._vector("k_gain", self.size, "ones") if config.qk_norm else None
 
-    def forward(self, x: Tensor, layout: Layout, state: "AttentionState | None", memory: Memory | None) -> Tensor:
-        q, k, v = split_heads(F.linear(x, self.qkv), self.heads, self.groups)
-        if self.config.qk_norm:
-            q, k = rms_norm(q, self.q_gain), rms_norm(k, self.k_gain)
+    def _vector(self, name: str, size: int, filling: Filling) -> nn.Parameter:
+        return self.add(name, size, role=Role("vector"), filling=filling)
+
+    def project(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """x [N, D] -> q [N, H, K], k and v [N, G, K]: normalised and turned, ready for scores."""
+        stacked = F.linear(x, self.qkv, self.qkv_bias).unflatten(-1, (-1, self.size))  # [N, H + 2G, K]
+        turned, v = stacked.split((self.heads + self.groups, self.groups), -2)  # queries and keys are turned in one
+        if self.q_gain is not None and self.k_gain is not None:
+            q, k = turned.split((self.heads, self.groups), -2)
+            turned = torch.cat((rms_norm(q, self.q_gain, self.eps), rms_norm(k, self.k_gain, self.eps)), -2)
         if self.angles is not None and isinstance(self.config.position, RopeConfig):
-            cos, sin = layout.angles[self.angles]
-            q, k = (rotate(each, cos, sin, self.config.position.pairs) for each in (q, k))
+            turned = rotate(turned, *layout.angles[self.angles], self.config.position.pairs)
+        q, k = turned.split((self.heads, self.groups), -2)
+        return q, k, v
+
+    def forward(self, x: Tensor, layout: Layout, state: AttentionState | None, memory: Memory | None) -> Tensor:
+        q, k, v = self.project(x, layout)
         if state is None:
-            y = documents_attention(q, k, v, layout.rows.cuts, self.config.mask == "causal")
+            prefix = layout.rows.prefix if self.config.mask == "prefix" else None
+            y = documents_attention(q, k, v, layout.rows.cuts, self.sight, prefix)
         else:
             y = state.attend(q, k, v, layout)
-        return F.linear(y.flatten(1), self.out)
+        return F.linear(y.flatten(1), self.out, self.out_bias)
 
-    def new_state(self, slots: int, room: int, spare: int) -> "AttentionState":
-        assert self.config.mask == "causal", "bidirectional attention has no step form"
-        like = self.qkv
-        return AttentionState(torch.zeros(2, slots, room, self.groups, self.size, dtype=like.dtype, device=like.device))
-
-
-class AttentionState:
-    """Keys and values of all slots. Forgetting is by length, held by the model state: mark and rewind do nothing."""
-
-    def __init__(self, store: Tensor):
-        self.store = store
-        """[2, R, room, G, K]: keys, values."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        """Write each piece's keys and values behind its slot's past, then attend to past and piece: [N, H, K]."""
-        assert layout.slots is not None
-        spans = list(zip(layout.slots, layout.past, layout.pieces, strict=True))
-        for slot, past, (start, stop) in spans:
-            self.store[0, slot, past : past + stop - start] = k[start:stop]
-            self.store[1, slot, past : past + stop - start] = v[start:stop]
-        if len(spans) > 1 and all(stop - start == 1 for _, _, (start, stop) in spans):
-            return self._attend_one_id_each(q, layout.slots, layout.past)
-        y = torch.empty_like(q)
-        for slot, past, (start, stop) in spans:
-            keys, values = self.store[:, slot, : past + stop - start].transpose(1, 2)
-            y[start:stop] = _attend(q[start:stop].transpose(0, 1), keys, values, past).transpose(0, 1)
-        return y
-
-    def _attend_one_id_each(self, q: Tensor, slots: Sequence[int], past: Sequence[int]) -> Tensor:
-        longest = max(past) + 1
-        keys, values = self.store[:, list(slots), :longest].transpose(2, 3)
-        repeat = q.shape[1] // keys.shape[1]
-        keys, values = keys.repeat_interleave(repeat, 1), values.repeat_interleave(repeat, 1)
-        seen = torch.arange(longest, device=q.device) <= torch.tensor(past, device=q.device)[:, None]
-        y = F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=seen[:, None, None])
-        return y.squeeze(2)
-
-    def mark(self, slots: Sequence[int]) -> None:
-        pass
-
-    def rewind(self, slots: Sequence[int], keep: Sequence[int]) -> None:
-        pass
-
-    def fork(self, source: int, target: int) -> None:
-        self.store[:, target] = self.store[:, source]
-
-    def save(self, slot: int, length: int) -> dict[str, Tensor]:
-        return {"store": self.store[:, slot, :length].clone()}
-
-    def load(self, slot: int, saved: Mapping[str, Tensor]) -> None:
-        self.store[:, slot, : saved["store"].shape[1]] = saved["store"]
-
-    def clear(self, slots: Sequence[int]) -> None:
-        self.store[:, list(slots)] = 0.0
+    def new_state(self, slots: int, room: int, spare: int) -> AttentionState:
+        """Empty keys and values. Raises GenerationError for bidirectional attention: it has no step form."""
+        if self.config.mask == "bidirectional":
+            raise GenerationError(
+                "this model sees both ways (mask = bidirectional), so it cannot write id after id",
+                do="fill masked places with it, or generate with a model whose mask is causal or prefix",
+            )
+        places = room if self.config.window is None else min(room, self.config.window + spare - 1)
+        store = self.qkv.new_zeros(2, slots, self.groups, places, self.size)
+        return AttentionState(store, self.sight, self.config.mask == "prefix")
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
-    """q [H, n, K] over keys and values [G, past + n, K]: the fused kernel, causal from `past` on."""
-    repeat = q.shape[0] // keys.shape[0]
-    keys, values = keys.repeat_interleave(repeat, 0), values.repeat_interleave(repeat, 0)
-    n, total = q.shape[1], keys.shape[1]
-    mask = None if past == 0 or n == 1 else torch.ones(n, total, dtype=torch.bool, device=q.device).tril(past)
-    causal = past == 0 and n > 1
-    return F.scaled_dot_product_attention(q[None], keys[None], values[None], attn_mask=mask, is_causal=causal)[0]
+def sight(config: AttentionConfig) -> Sight:
+    """What an attention layer sees, and how.
+
+    >>> sight(AttentionConfig(heads=2, window=5))
+    Sight(causal=True, scale=None, window=5, slopes=None, cap=None)
+    """
+    return Sight(
+        causal=config.mask != "bidirectional",
+        scale=config.scale,
+        window=config.window,
+        slopes=alibi_slopes(config.heads) if isinstance(config.position, AlibiConfig) else None,
+        cap=config.map.cap,
+    )

@@ -1,6 +1,7 @@
 """The table from a variant's config to its module, and the door that builds a whole model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,30 +10,55 @@ from torch import nn
 from temaki.base import keys
 from temaki.model import init
 from temaki.model.attention import Attention
-from temaki.model.block import Block
+from temaki.model.block import Block, PostBlock, SandwichBlock
 from temaki.model.config import (
     AttentionConfig,
     BlockConfig,
+    ExpertsConfig,
+    GegluConfig,
+    GeluConfig,
+    LayerNormConfig,
     ModelConfig,
+    ReluConfig,
     RmsNormConfig,
     RopeConfig,
     S4DConfig,
+    SiluConfig,
     SwigluConfig,
 )
 from temaki.model.decoder import Decoder
-from temaki.model.ffn import Swiglu
-from temaki.model.norm import RmsNorm
+from temaki.model.experts import Experts
+from temaki.model.ffn import Ffn
+from temaki.model.norm import LayerNorm, RmsNorm
 from temaki.model.positions import Rotary
 from temaki.model.ssm import S4D
 
 Model = Decoder
 
-MIXERS: dict[type, Callable[[Any, int], nn.Module]] = {
-    AttentionConfig: lambda config, width: Attention(config, width, _angles(config, width)),
-    S4DConfig: S4D,
+Table = tuple[RopeConfig, int]
+"""What makes a table of rotary positions: its speeds (not its pairs) and the head size."""
+
+MIXERS: dict[type, Callable[[Any, BlockConfig, int, Mapping[Table, str]], nn.Module]] = {
+    AttentionConfig: lambda config, block, width, tables: Attention(
+        config, width, block.norm.eps, _name(_table(config, width), tables)
+    ),
+    S4DConfig: lambda config, _block, width, _tables: S4D(config, width),
 }
-FFNS: dict[type, Callable[[Any, int], nn.Module]] = {SwigluConfig: Swiglu}
-NORMS: dict[type, Callable[[Any, int], nn.Module]] = {RmsNormConfig: RmsNorm}
+FFNS: dict[type, Callable[[Any, int], nn.Module]] = {
+    SwigluConfig: Ffn,
+    GegluConfig: Ffn,
+    GeluConfig: Ffn,
+    SiluConfig: Ffn,
+    ReluConfig: Ffn,
+    ExpertsConfig: Experts,
+}
+NORMS: dict[type, Callable[[Any, int], nn.Module]] = {RmsNormConfig: RmsNorm, LayerNormConfig: LayerNorm}
+ORDERS: dict[str, tuple[Callable[..., Block], tuple[str, ...]]] = {
+    "pre": (Block, ("mixer_norm", "ffn_norm")),
+    "post": (PostBlock, ("mixer_norm", "ffn_norm")),
+    "sandwich": (SandwichBlock, ("mixer_norm", "ffn_norm", "mixer_after", "ffn_after")),
+}
+"""The class of each order of a block, and the norms it has."""
 
 
 def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> Model:
@@ -44,43 +70,54 @@ def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32
     >>> model.roles()["blocks.0.mixer.qkv"].parts
     (8, 8, 8)
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(keys.torch_seed(seed, "build"))
-        rotaries = {
-            _name(block.mixer, config.width): Rotary(block.mixer.position, config.width // block.mixer.heads)
-            for block in config.pattern
-            if isinstance(block.mixer, AttentionConfig) and isinstance(block.mixer.position, RopeConfig)
-        }
-        blocks = [_block(block, config.width) for block in config.blocks]
-        model = Decoder(
-            config,
-            blocks,
-            NORMS[type(config.pattern[-1].norm)](config.pattern[-1].norm, config.width),
-            rotaries,
-        )
+    model = _structure(config, seed)
     init.fill(model, config.init, seed)
     return model.to(dtype)
 
 
 def empty(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Model:
-    """A model whose weights will be loaded; its values mean nothing."""
-    return build(config, 0, dtype)
+    """A model whose weights will be loaded: their values mean nothing, and their memory is not touched.
+
+    Tables of positions are right, saved buffers are zero. Under `torch.device("meta")` it has shapes alone.
+    """
+    model = _structure(config, 0)
+    for parameter in model.parameters():
+        if parameter.dtype != dtype:
+            parameter.data = torch.empty_like(parameter, dtype=dtype)
+    return model.to(dtype)
 
 
-def _block(config: BlockConfig, width: int) -> Block:
-    return Block(
-        mixer=MIXERS[type(config.mixer)](config.mixer, width),
+def _structure(config: ModelConfig, seed: int) -> Model:
+    """A model without initial values but those given where a parameter is made."""
+    attentions = [block.mixer for block in config.pattern if isinstance(block.mixer, AttentionConfig)]
+    wanted = dict.fromkeys(table for each in attentions if (table := _table(each, config.width)) is not None)
+    tables = {table: f"rotary{i}" for i, table in enumerate(wanted)}
+    last = config.pattern[-1].norm
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keys.torch_seed(seed, "build"))
+        return Decoder(
+            config,
+            [_block(block, config.width, tables) for block in config.blocks],
+            NORMS[type(last)](last, config.width),
+            {name: Rotary(rope, size) for (rope, size), name in tables.items()},
+        )
+
+
+def _block(config: BlockConfig, width: int, tables: Mapping[Table, str]) -> Block:
+    kind, norms = ORDERS[config.order]
+    return kind(
+        mixer=MIXERS[type(config.mixer)](config.mixer, config, width, tables),
         ffn=FFNS[type(config.ffn)](config.ffn, width),
-        mixer_norm=NORMS[type(config.norm)](config.norm, width),
-        ffn_norm=NORMS[type(config.norm)](config.norm, width),
+        **{name: NORMS[type(config.norm)](config.norm, width) for name in norms},
     )
 
 
-def _angles(config: AttentionConfig, width: int) -> str | None:
-    return _name(config, width) if isinstance(config.position, RopeConfig) else None
+def _table(config: AttentionConfig, width: int) -> Table | None:
+    """The rotary table of a layer; None where it has none. Layers of either pairing share one."""
+    if not isinstance(config.position, RopeConfig):
+        return None
+    return replace(config.position, pairs="half"), config.head_size(width)
 
 
-def _name(config: AttentionConfig, width: int) -> str:
-    """Attention layers of one theta and head size share one table; module names hold no dots."""
-    theta = config.position.theta if isinstance(config.position, RopeConfig) else 0.0
-    return f"theta{theta:g}_size{width // config.heads}".replace(".", "p")
+def _name(table: Table | None, tables: Mapping[Table, str]) -> str | None:
+    return None if table is None else tables[table]

@@ -1,8 +1,26 @@
-"""What a configuration costs, counted from its fields alone (no torch): parameters by part, FLOPs and bytes."""
+"""What a configuration costs, counted from its fields alone (no torch): parameters by part, FLOPs and bytes.
+
+Letters: D width, F hidden width, H heads, G heads of keys and values, K head size, T context, E experts.
+"""
 
 from dataclasses import dataclass
 
-from temaki.model.config import AttentionConfig, DecoderConfig, S4DConfig, ffn_width
+from temaki.model.config import (
+    AttentionConfig,
+    BlockConfig,
+    DecoderConfig,
+    ExpertsConfig,
+    FfnConfig,
+    GegluConfig,
+    LearnedConfig,
+    MixerConfig,
+    NormConfig,
+    PlainFfnConfig,
+    RmsNormConfig,
+    S4DConfig,
+    SwigluConfig,
+    ffn_width,
+)
 
 
 @dataclass(frozen=True)
@@ -10,71 +28,132 @@ class Count:
     """Parameters by part."""
 
     embedding: int
+    positions: int
+    """Learned ones."""
     mixers: int
     ffns: int
     norms: int
     head: int
     """0 where the head's matrix is the embedding's."""
     matrix: int
-    """Parameters that every id is multiplied by: all matrices, the head once, no look-up."""
+    """All matrices, the head once, no look-up."""
+    idle: int
+    """Those of the matrices that an id does not meet: of the experts it is not read by."""
 
     @property
     def total(self) -> int:
-        return self.embedding + self.mixers + self.ffns + self.norms + self.head
+        return self.embedding + self.positions + self.mixers + self.ffns + self.norms + self.head
+
+    @property
+    def active(self) -> int:
+        """Parameters that an id is multiplied by."""
+        return self.matrix - self.idle
 
 
 def count(config: DecoderConfig) -> Count:
     """Parameters of a decoder by part.
 
-    >>> from temaki.model.config import BlockConfig, RopeConfig
     >>> course = DecoderConfig(vocabulary=10_000, width=512, depth=4, tied=False,
     ...                        pattern=(BlockConfig(mixer=AttentionConfig(heads=16)),))
     >>> count(course).total, count(course).total - count(course).embedding - count(course).head
     (22696448, 12456448)
     """
     d = config.width
-    mixers = mixer_matrices = ffns = norms = 0
-    for block in config.blocks:
-        match block.mixer:
-            case AttentionConfig() as m:
-                size = d // m.heads
-                matrices = d * (m.heads + 2 * m.groups) * size + d * d
-                mixers += matrices + (2 * size if m.qk_norm else 0)
-            case S4DConfig() as m:
-                matrices = 3 * d * d
-                mixers += matrices + 2 * d + 2 * d * m.states
-        mixer_matrices += matrices
-        ffns += 3 * d * ffn_width(block.ffn, d)
-        norms += 2 * d
+    mixers = [_mixer(block.mixer, d) for block in config.blocks]
+    ffns = [_ffn(block.ffn, d) for block in config.blocks]
     table = config.vocabulary * d
+    learned = config.input_position.room * d if isinstance(config.input_position, LearnedConfig) else 0
     return Count(
         embedding=table,
-        mixers=mixers,
-        ffns=ffns,
-        norms=norms + d,
+        positions=learned,
+        mixers=sum(matrices + vectors for matrices, vectors in mixers),
+        ffns=sum(matrices + vectors for matrices, vectors, _ in ffns),
+        norms=sum(_norms(block, d) for block in config.blocks) + _norm(config.pattern[-1].norm, d),
         head=0 if config.tied else table,
-        matrix=mixer_matrices + ffns + table,
+        matrix=sum(matrices for matrices, _ in mixers) + sum(matrices for matrices, _, _ in ffns) + table,
+        idle=sum(idle for _, _, idle in ffns),
     )
 
 
-def flops_per_token(config: DecoderConfig, context: int) -> float:
-    """FLOPs of a training step (forward and backward) an id: 6 x matrix parameters + 6 x attention layers x T x width.
+def _mixer(config: MixerConfig, d: int) -> tuple[int, int]:
+    """(matrices, vectors and dynamics) of a mixer."""
+    match config:
+        case AttentionConfig():
+            size = config.head_size(d)
+            rows, out = (config.heads + 2 * config.groups) * size, config.heads * size
+            bias = {"none": 0, "qkv": rows, "all": rows + d}[config.bias]
+            return d * (rows + out), bias + (2 * size if config.qk_norm else 0)
+        case S4DConfig():
+            return 3 * d * d, 2 * d + 2 * d * config.states
 
-    Causal attention reads half of the context on average: 2 products x 2 FLOPs x T/2 x D forward, twice that backward.
+
+def _ffn(config: FfnConfig, d: int) -> tuple[int, int, int]:
+    """(matrices, biases, matrices that an id does not meet) of a feed-forward layer."""
+    if isinstance(config, ExpertsConfig):
+        matrices, biases = _plain(config.expert, d)
+        idle = (config.experts - config.top) * matrices
+        return config.experts * (matrices + d), config.experts * biases, idle
+    return *_plain(config, d), 0
+
+
+def _plain(config: PlainFfnConfig, d: int) -> tuple[int, int]:
+    """(matrices, biases) of one feed-forward layer."""
+    hidden = ffn_width(config, d)
+    rows = 2 * hidden if isinstance(config, SwigluConfig | GegluConfig) else hidden
+    return d * (rows + hidden), rows + d if config.bias else 0
+
+
+def _norm(config: NormConfig, d: int) -> int:
+    return d if isinstance(config, RmsNormConfig) or not config.bias else 2 * d
+
+
+def _norms(block: BlockConfig, d: int) -> int:
+    return (4 if block.order == "sandwich" else 2) * _norm(block.norm, d)
+
+
+def flops_per_token(config: DecoderConfig, context: int) -> float:
+    """FLOPs of a training step (forward and backward) an id: 6 x active matrix parameters + 12 x sum of seen x H K.
+
+    `seen` is how many ids one of a row of `context` attends to on average: 2 products x 2 FLOPs x seen x H K forward,
+    twice that backward.
     """
-    layers = sum(isinstance(block.mixer, AttentionConfig) for block in config.blocks)
-    return 6.0 * count(config).matrix + 6.0 * layers * context * config.width
+    read = sum(_seen(mixer, context) * mixer.heads * mixer.head_size(config.width) for mixer in _attentions(config))
+    return 6.0 * count(config).active + 12.0 * read
+
+
+def _seen(mixer: AttentionConfig, context: int) -> float:
+    """Ids that one attends to, on average over a row: half of a causal row; a prefix is counted as all of it.
+
+    >>> _seen(AttentionConfig(heads=1), 64), _seen(AttentionConfig(heads=1, window=16), 64)
+    (32.0, 14.0)
+    """
+    if mixer.mask != "causal":
+        return float(context)
+    window = context if mixer.window is None else min(mixer.window, context)
+    return window - window * window / (2 * context)
+
+
+def _attentions(config: DecoderConfig) -> list[AttentionConfig]:
+    return [block.mixer for block in config.blocks if isinstance(block.mixer, AttentionConfig)]
 
 
 def forward_flops(config: DecoderConfig, context: int) -> float:
     """FLOPs of one forward over a row of `context` ids by the rule 2mnp a product, all of each product counted."""
-    layers = sum(isinstance(block.mixer, AttentionConfig) for block in config.blocks)
-    return 2.0 * count(config).matrix * context + 4.0 * layers * context * context * config.width
+    products = sum(
+        context * min(context, mixer.window or context) * mixer.heads * mixer.head_size(config.width)
+        for mixer in _attentions(config)
+    )
+    return 2.0 * count(config).active * context + 4.0 * products
 
 
 def training_bytes(config: DecoderConfig, tokens: int, moments: int = 2, bytes_each: int = 4) -> int:
     """Estimated memory of a training step: weights, gradients, moments, and the activations of `tokens` ids."""
     d = config.width
     weights = count(config).total * bytes_each * (2 + moments)
-    per_id = sum(12 * d + 4 * ffn_width(block.ffn, d) for block in config.blocks) + 4 * d
+    per_id = sum(12 * d + 4 * _hidden(block.ffn, d) for block in config.blocks) + 4 * d
     return weights + tokens * per_id * bytes_each
+
+
+def _hidden(config: FfnConfig, d: int) -> int:
+    """Hidden values an id."""
+    return config.top * ffn_width(config.expert, d) if isinstance(config, ExpertsConfig) else ffn_width(config, d)

@@ -14,7 +14,7 @@ from temaki.model.config import DecoderConfig
 from temaki.model.heads import Head
 from temaki.model.layout import Layout, Memory
 from temaki.model.part import Part, roles
-from temaki.model.positions import Rotary
+from temaki.model.positions import Rotary, input_position
 from temaki.model.state import ModelState, Seats
 
 
@@ -26,21 +26,25 @@ class Decoder(Part):
         self.config = config
         filling = "tied" if config.tied else "embedding"
         self.embedding = self.add("embedding", config.vocabulary, config.width, role=Role("embedding"), filling=filling)
+        self.input_position = input_position(config.input_position, config.width)
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.rotaries = nn.ModuleDict(rotaries)
         self.checkpointing = False
         """Recompute each block's activations in the backward pass instead of keeping them."""
         if config.tied:
-            self.head = Head(self.embedding)
+            self.head = Head(self.embedding, config.cap)
         else:
             weight = self.add("unembedding", config.vocabulary, config.width, role=Role("head"), filling="head")
-            self.head = Head(weight)
+            self.head = Head(weight, config.cap)
 
     def forward(self, rows: Rows, state: Seats | None = None, memory: Memory | None = None) -> Tensor:
         if not torch.compiler.is_compiling() and len(rows.ids):
             self.extend(int(rows.positions.max()) + 1)
         x = F.embedding(rows.ids, self.embedding)
+        if self.config.embedding_scale != 1.0:
+            x = x * self.config.embedding_scale
+        x = self.input_position(x, rows.positions)
         angles = {name: rotary(rows.positions, x.dtype) for name, rotary in self.rotaries.items()}
         if state is None:
             layout, layers = Layout(rows, angles), [None] * len(self.blocks)
@@ -58,7 +62,8 @@ class Decoder(Part):
         return self.norm(x)
 
     def extend(self, room: int) -> None:
-        """Make the position tables serve `room` positions."""
+        """Make the position tables serve `room` positions. Raises ConfigError if fewer were learned."""
+        self.input_position.extend(room)
         for rotary in self.rotaries.values():
             rotary.extend(room)  # type: ignore[operator]
 

@@ -12,22 +12,28 @@ CHUNK = 1 << 21
 
 
 def linear_nll(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, smooth: float = 0.0, z: float = 0.0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    smooth: float = 0.0,
+    z: float = 0.0,
+    cap: float | None = None,
 ) -> Tensor:
     """sum_i w_i (logsumexp(l_i) - sum_v q_iv l_iv + z logsumexp(l_i)^2) with logits l = hidden weight^T, in chunks.
 
     hidden [N, D], weight [V, D], targets int64 [N], weights [N]; q = (1 - smooth) onehot(target) + smooth / V (the
-    smoothed mass is spread over all classes). Returns a scalar in float32 or better; [N, V] never exists: the gradient
-    is made chunk by chunk together with the sum.
+    smoothed mass is spread over all classes). With a cap, l = cap * tanh(hidden weight^T / cap). Returns a scalar in
+    float32 or better; [N, V] never exists: the gradient is made chunk by chunk together with the sum.
 
     >>> linear_nll(torch.zeros(3, 2), torch.ones(4, 2), torch.tensor([0, 1, 2]), torch.tensor([1.0, 1.0, 0.0]))
     tensor(2.7726)
     """
     needs = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    return _linear_nll(hidden, weight, targets, weights, smooth, z, needs)[0]
+    return _linear_nll(hidden, weight, targets, weights, smooth, z, cap, needs)[0]
 
 
-def linear_nll_each(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_nll_each(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
     """-log softmax(hidden weight^T)[target] of each place, without gradient: [N] in float32 or better.
 
     >>> linear_nll_each(torch.zeros(2, 3), torch.ones(4, 3), torch.tensor([0, 1]))
@@ -35,10 +41,19 @@ def linear_nll_each(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """
     with torch.no_grad():
         parts = [
-            F.cross_entropy(_wide(F.linear(h, weight)), t, reduction="none")
+            F.cross_entropy(capped(_wide(F.linear(h, weight)), cap), t, reduction="none")
             for h, t in zip(*_chunks(weight.shape[0], hidden, targets), strict=True)
         ]
     return torch.cat(parts) if parts else _wide(hidden.new_zeros(0))
+
+
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    """cap * tanh(logits / cap), or the logits as they are. Gemma Team 2024, "Gemma 2", section 2.
+
+    >>> capped(torch.tensor([0.0, 3.0, 300.0]), 30.0), capped(torch.tensor([300.0]), None)
+    (tensor([ 0.0000,  2.9900, 30.0000]), tensor([300.]))
+    """
+    return logits if cap is None else cap * (logits / cap).tanh()
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -51,7 +66,14 @@ def _chunks(vocabulary: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
 
 @torch.library.custom_op("temaki::linear_nll", mutates_args=())
 def _linear_nll(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, smooth: float, z: float, needs: bool
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    smooth: float,
+    z: float,
+    cap: float | None,
+    needs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(sum, gradient of hidden, gradient of weight); the gradients are empty where not needed."""
     total = _wide(hidden.new_zeros(()))
@@ -60,7 +82,8 @@ def _linear_nll(
     into_weight = torch.zeros_like(weight) if needs else weight.new_empty(0)
     start = 0
     for h, t, w in zip(*_chunks(size, hidden, targets, weights), strict=True):
-        logits = _wide(F.linear(h, weight))
+        logits = capped(_wide(F.linear(h, weight)), cap)
+        slope = None if cap is None or not needs else 1 - (logits / cap).square()
         w = w.to(logits.dtype)
         lse = logits.logsumexp(-1)
         picked = logits.gather(-1, t[:, None]).squeeze(-1)
@@ -74,6 +97,8 @@ def _linear_nll(
                 grad -= (w * smooth / size)[:, None]
             at = torch.arange(len(t), device=t.device)
             grad[at, t] -= w * (1 - smooth)
+            if slope is not None:
+                grad *= slope
             grad = grad.to(weight.dtype)
             torch.mm(grad, weight, out=into_hidden[start : start + len(h)])
             into_weight.addmm_(grad.mT, h)
@@ -83,7 +108,14 @@ def _linear_nll(
 
 @_linear_nll.register_fake
 def _(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, smooth: float, z: float, needs: bool
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    smooth: float,
+    z: float,
+    cap: float | None,
+    needs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     empty = (
@@ -103,11 +135,7 @@ def _backward(ctx, grad: Tensor, _hidden: Tensor, _weight: Tensor):  # type: ign
     return (
         grad.to(into_hidden.dtype) * into_hidden,
         grad.to(into_weight.dtype) * into_weight,
-        None,
-        None,
-        None,
-        None,
-        None,
+        *(None,) * 6,
     )
 
 
@@ -115,20 +143,21 @@ _linear_nll.register_autograd(_backward, setup_context=_save)
 
 
 class Head(nn.Module):
-    """Logits from hidden vectors by one matrix [V, D], which may be the embedding's."""
+    """Logits from hidden vectors by one matrix [V, D], which may be the embedding's, and a cap if there is one."""
 
-    def __init__(self, weight: nn.Parameter):
+    def __init__(self, weight: nn.Parameter, cap: float | None = None):
         super().__init__()
         self.weight = weight
+        self.cap = cap
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, D] -> [n, V]."""
-        return F.linear(hidden, self.weight)
+        return capped(F.linear(hidden, self.weight), self.cap)
 
     def nll(self, hidden: Tensor, targets: Tensor, weights: Tensor, smooth: float = 0.0, z: float = 0.0) -> Tensor:
         """The weighted sum of the losses of all places, see `linear_nll`."""
-        return linear_nll(hidden, self.weight, targets, weights, smooth, z)
+        return linear_nll(hidden, self.weight, targets, weights, smooth, z, self.cap)
 
     def nll_each(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Each place's -log probability of its target, in nats, without gradient: [N]."""
-        return linear_nll_each(hidden, self.weight, targets)
+        return linear_nll_each(hidden, self.weight, targets, self.cap)

@@ -1,4 +1,4 @@
-"""Initial values: one table, filling by filling. Letters: D width (the last axis of a matrix)."""
+"""Initial values: one table, filling by filling. A matrix is the last two axes: experts are stacked."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def _constant(value: float) -> Rule:
     return lambda x, _: x.fill_(value)
 
 
-_fan = _normal(lambda x: (2 / sum(x.shape)) ** 0.5)
+_fan = _normal(lambda x: (2 / sum(x.shape[-2:])) ** 0.5)
 _unit = _normal(lambda _: 1.0)
 _small = _normal(lambda _: 0.02)
 

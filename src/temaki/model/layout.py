@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from temaki.base.rows import Rows
@@ -27,6 +28,21 @@ class Layout:
         """(start, stop) of each piece, in 0..N, as host integers."""
         ends = self.rows.cuts.tolist()
         return list(itertools.pairwise(ends))
+
+    @cached_property
+    def single(self) -> bool:
+        """Every piece is one id."""
+        return len(self.rows.ids) == len(self.pieces) and all(stop - start == 1 for start, stop in self.pieces)
+
+    @cached_property
+    def slots_index(self) -> Tensor:
+        """int64 [n]: `slots` on the device."""
+        return torch.tensor(self.slots, device=self.rows.ids.device)
+
+    @cached_property
+    def past_index(self) -> Tensor:
+        """int64 [n]: `past` on the device."""
+        return torch.tensor(self.past, device=self.rows.ids.device)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from temaki.base.roles import Role
-from temaki.model.config import RmsNormConfig
+from temaki.model.config import LayerNormConfig, RmsNormConfig
 from temaki.model.part import Part
 
 
@@ -19,9 +19,16 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-5) -> Tensor:
     """
     wide = x if x.dtype == torch.float64 else x.float()
     gain = gain.to(wide.dtype)
-    if torch.compiler.is_compiling():  # the compiler fuses the formula by itself
+    if torch.compiler.is_compiling():  # the compiler fuses torch's own; uncompiled it is slower, most in many rows
         return F.rms_norm(wide, (x.shape[-1],), gain, eps).to(x.dtype)
+    if not torch.is_grad_enabled():
+        return (wide * _shrink(wide, eps)).mul_(gain).to(x.dtype)
     return _RmsNorm.apply(wide, gain, eps).to(x.dtype)
+
+
+def _shrink(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean(x^2) + eps): [..., D] -> [..., 1]."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -32,7 +39,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, gain: Tensor, eps: float) -> Tensor:  # type: ignore[no-untyped-def, override]
-        s = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        s = _shrink(x, eps)
         ctx.save_for_backward(x, gain, s)
         return (x * s).mul_(gain)
 
@@ -56,3 +63,30 @@ class RmsNorm(Part):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.gain, self.eps)
+
+
+def layer_norm(x: Tensor, gain: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """(x - mean(x)) * gain / sqrt(var(x) + eps) + bias over the last axis, biased variance: [..., D] -> [..., D].
+
+    Computed in float32 or better. Ba, Kiros and Hinton 2016, "Layer Normalization", equation 4.
+
+    >>> layer_norm(torch.tensor([[2.0, 2.0, 3.0], [-5.0, 0.0, 1.0]]), torch.ones(3))
+    tensor([[-0.7071, -0.7071,  1.4142],
+            [-1.3970,  0.5080,  0.8890]])
+    """
+    wide = x if x.dtype == torch.float64 else x.float()
+    shift = bias if bias is None else bias.to(wide.dtype)
+    return F.layer_norm(wide, (x.shape[-1],), gain.to(wide.dtype), shift, eps).to(x.dtype)
+
+
+class LayerNorm(Part):
+    """`layer_norm` with a learned gain and, if configured, a learned bias."""
+
+    def __init__(self, config: LayerNormConfig, width: int):
+        super().__init__()
+        self.eps = config.eps
+        self.gain = self.add("gain", width, role=Role("vector"), filling="ones")
+        self.bias = self.add("bias", width, role=Role("vector"), filling="zeros") if config.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.gain, self.bias, self.eps)

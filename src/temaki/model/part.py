@@ -43,3 +43,10 @@ def roles(model: nn.Module) -> Mapping[str, Role]:
     missing = [name for name in names if name not in found]
     assert not missing, f"parameters without a role: {missing}"
     return {name: found[name] for name in names}
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What is saved of a model: every parameter once, and the buffers that belong to its state."""
+    saved = model.state_dict()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    return {**dict(model.named_parameters()), **buffers}

@@ -1,21 +1,92 @@
-"""Rotary positions in both pair conventions, as functions of tensors and as a module of tables. Letters: K head size.
+"""Positions: rotary in both pair conventions and with longer contexts, sines, learned vectors, slopes. K head size.
 
-Su et al. 2021, "RoFormer", equation 15. Coordinate pair t of a head is turned by the angle m * theta^(-2t/K) at
+Su et al. 2021, "RoFormer", equation 15: coordinate pair t of a head is turned by the angle m * theta^(-2t/K) at
 position m; pair 0 turns fastest. The two conventions differ in which coordinates make a pair, and agree after the
 permutation `interleaved_to_half`.
 """
 
+import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from temaki.model.config import RopeConfig
+from temaki.base.errors import ConfigError
+from temaki.base.roles import Role
+from temaki.model.config import (
+    InputPositionConfig,
+    LearnedConfig,
+    LinearScalingConfig,
+    Llama3ScalingConfig,
+    NoPositionConfig,
+    NtkScalingConfig,
+    RopeConfig,
+    ScalingConfig,
+    SinusoidalConfig,
+    YarnScalingConfig,
+)
+from temaki.model.part import Part
 
 Pairs = Literal["half", "interleaved"]
+HOST = torch.device("cpu")
 
 
-def rope_angles(positions: Tensor, size: int, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
+# ---- rotary ---------------------------------------------------------------------------------------------------------
+
+
+def rope_speeds(size: int, theta: float = 10_000.0, scaling: ScalingConfig | None = None) -> tuple[Tensor, float]:
+    """Radians a position of every pair, float64 [K/2], and what multiplies cosine and sine.
+
+    Raises ValueError for an odd head size. Sources: see the scalings in `config.py`.
+
+    >>> rope_speeds(4)
+    (tensor([1.0000, 0.0100], dtype=torch.float64), 1.0)
+    >>> rope_speeds(4, scaling=LinearScalingConfig(factor=2.0))[0]
+    tensor([0.5000, 0.0050], dtype=torch.float64)
+    """
+    if size % 2:
+        raise ValueError(f"rotary positions turn pairs: the head size must be even, found {size}")
+    twice = torch.arange(0, size, 2, dtype=torch.float64, device=HOST)
+    speeds = theta ** (-twice / size)
+    match scaling:
+        case NtkScalingConfig(factor=factor):
+            return speeds * factor ** (-twice / max(1, size - 2)), 1.0
+        case LinearScalingConfig(factor=factor):
+            return speeds / factor, 1.0
+        case YarnScalingConfig():
+            slowed = _yarn_share(size, theta, scaling)
+            magnitude = 0.1 * math.log(scaling.factor) + 1 if scaling.magnitude is None else scaling.magnitude
+            return speeds * (slowed / scaling.factor + 1 - slowed), magnitude
+        case Llama3ScalingConfig():
+            turns = float(scaling.context) * speeds / (2 * math.pi)
+            kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
+            return speeds * ((1 - kept) / scaling.factor + kept), 1.0
+        case _:
+            return speeds, 1.0
+
+
+def _yarn_share(size: int, theta: float, scaling: YarnScalingConfig) -> Tensor:
+    """How far each pair is slowed, 0 to 1: a ramp between the pairs that turn `fast` and `slow` times a context.
+
+    Raises ConfigError for theta = 1, where all pairs turn alike.
+    """
+    if theta == 1:
+        raise ConfigError("YaRN tells slow pairs from fast ones", found="theta = 1: all are alike", allowed="theta > 1")
+
+    def pair(turns: float) -> float:
+        at = size * (math.log(scaling.context / (2 * math.pi)) - math.log(turns)) / (2 * math.log(theta))
+        return min(max(at, -size), size)
+
+    low = max(math.floor(pair(scaling.fast)), 0)
+    high = min(math.ceil(pair(scaling.slow)), size - 1)
+    width = high - low if high != low else 0.001
+    return ((torch.arange(size // 2, dtype=torch.float64, device=HOST) - low) / width).clamp(0, 1)
+
+
+def rope_angles(
+    positions: Tensor, size: int, theta: float = 10_000.0, scaling: ScalingConfig | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine of m * theta^(-2t/K): positions [...] -> two float64 tensors [..., K/2].
 
     Raises ValueError for an odd head size.
@@ -23,11 +94,9 @@ def rope_angles(positions: Tensor, size: int, theta: float = 10_000.0) -> tuple[
     >>> rope_angles(torch.tensor(1), 4)[0]
     tensor([0.5403, 1.0000], dtype=torch.float64)
     """
-    if size % 2:
-        raise ValueError(f"rotary positions turn pairs: the head size must be even, found {size}")
-    speeds = theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
-    angles = positions.to(torch.float64)[..., None] * speeds
-    return angles.cos(), angles.sin()
+    speeds, magnitude = rope_speeds(size, theta, scaling)
+    angles = positions.to(torch.float64)[..., None] * speeds.to(positions.device)
+    return angles.cos() * magnitude, angles.sin() * magnitude
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs = "half") -> Tensor:
@@ -43,6 +112,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs = "half") -> Tensor
         a, b = _pairs(x, pairs)
         turned = (a * cos - b * sin, b * cos + a * sin)
         return torch.cat(turned, -1) if pairs == "half" else torch.stack(turned, -1).flatten(-2)
+    if not torch.is_grad_enabled():
+        return _turned(x, cos, sin, pairs)
     return _Turn.apply(x, cos, sin, pairs)
 
 
@@ -94,21 +165,124 @@ class Rotary(nn.Module):
 
     def __init__(self, config: RopeConfig, size: int, room: int = 2048):
         super().__init__()
-        self.theta = config.theta
+        self.config = config
         self.size = size
-        self.register_buffer("cos", torch.empty(0, size // 2, dtype=torch.float64), persistent=False)
-        self.register_buffer("sin", torch.empty(0, size // 2, dtype=torch.float64), persistent=False)
+        for name in ("cos", "sin"):
+            self.register_buffer(name, torch.empty(0, size // 2, dtype=torch.float64, device=HOST), persistent=False)
         self.extend(room)
 
     def extend(self, room: int) -> None:
         """Make the tables serve positions 0..room-1; they only grow."""
         if room > len(self.cos):
-            cos, sin = rope_angles(torch.arange(room), self.size, self.theta)
-            self.cos, self.sin = (
-                cos.to(self.cos.dtype).to(self.cos.device),
-                sin.to(self.sin.dtype).to(self.sin.device),
-            )
+            places = torch.arange(max(room, 2 * len(self.cos)), device=HOST)
+            cos, sin = rope_angles(places, self.size, self.config.theta, self.config.scaling)
+            self.cos, self.sin = cos.to(self.cos), sin.to(self.sin)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """[N] -> cos, sin [N, 1, K/2], ready to broadcast over heads."""
         return self.cos[positions].to(dtype)[:, None], self.sin[positions].to(dtype)[:, None]
+
+
+# ---- slopes ---------------------------------------------------------------------------------------------------------
+
+
+def alibi_slopes(heads: int) -> tuple[float, ...]:
+    """2^(-8h/H) for h = 1..H; where H is no power of two, those of the power below, then every second of its double.
+
+    Press et al. 2021, "Train short, test long", section 3 and its published code.
+
+    >>> alibi_slopes(4)
+    (0.25, 0.0625, 0.015625, 0.00390625)
+    """
+    lower = 1 << (heads.bit_length() - 1)
+    slopes = [2.0 ** (-8 * h / lower) for h in range(1, lower + 1)]
+    between = [2.0 ** (-8 * h / (2 * lower)) for h in range(1, 2 * lower + 1, 2)]
+    return (*slopes, *between[: heads - lower])
+
+
+# ---- what is added to the embeddings --------------------------------------------------------------------------------
+
+
+def sinusoidal(positions: Tensor, width: int, base: float = 10_000.0) -> Tensor:
+    """sin(m / base^(2t/D)) in column 2t and its cosine in column 2t + 1: positions [...] -> float64 [..., D].
+
+    Vaswani et al. 2017, section 3.5.
+
+    >>> sinusoidal(torch.tensor(1), 512)[:4]
+    tensor([0.8415, 0.5403, 0.8219, 0.5697], dtype=torch.float64)
+    """
+    speeds = base ** (-torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width)
+    angles = positions.to(torch.float64)[..., None] * speeds
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :width]
+
+
+class Sinusoidal(nn.Module):
+    """`sinusoidal` as a table by position: a buffer, neither trained nor saved, moved by `.to`."""
+
+    table: Tensor
+
+    def __init__(self, config: SinusoidalConfig, width: int, room: int = 2048):
+        super().__init__()
+        self.base = config.base
+        self.register_buffer("table", torch.empty(0, width, dtype=torch.float64, device=HOST), persistent=False)
+        self.extend(room)
+
+    def extend(self, room: int) -> None:
+        """Make the table serve positions 0..room-1; it only grows."""
+        if room > len(self.table):
+            places = torch.arange(max(room, 2 * len(self.table)), device=HOST)
+            self.table = sinusoidal(places, self.table.shape[1], self.base).to(self.table)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x [N, D] + the table's rows at the positions [N]."""
+        return x + self.table[positions].to(x.dtype)
+
+
+class Learned(Part):
+    """A learned vector a position, added to the embeddings. Radford et al. 2019 (GPT-2)."""
+
+    def __init__(self, config: LearnedConfig, width: int):
+        super().__init__()
+        self.table = self.add("table", config.room, width, role=Role("embedding"), filling="tied")
+
+    def extend(self, room: int) -> None:
+        """Raises ConfigError if there are fewer than `room` positions: they cannot be made up."""
+        if room > len(self.table):
+            raise ConfigError(
+                f"a row of {room} ids is longer than the {len(self.table)} positions that this model has learned",
+                found=f"{room} positions",
+                allowed=f"at most {len(self.table)}",
+                do="use a shorter context, or a model with rotary positions",
+            )
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x [N, D] + the table's rows at the positions [N]."""
+        return x + F.embedding(positions, self.table)
+
+
+class Unplaced(nn.Module):
+    """Nothing is added."""
+
+    def extend(self, room: int) -> None:
+        pass
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x
+
+
+InputPosition = Learned | Sinusoidal | Unplaced
+
+
+def input_position(config: InputPositionConfig, width: int) -> InputPosition:
+    """The part that adds positions to the embeddings [N, D].
+
+    >>> input_position(SinusoidalConfig(), 4)(torch.zeros(1, 4), torch.tensor([0]))
+    tensor([[0., 1., 0., 1.]])
+    """
+    match config:
+        case LearnedConfig():
+            return Learned(config, width)
+        case SinusoidalConfig():
+            return Sinusoidal(config, width)
+        case NoPositionConfig():
+            return Unplaced()

@@ -60,9 +60,10 @@ def muon_step(
     config: MuonConfig,
     parts: Sequence[tuple[int, ...]],
 ) -> None:
-    """One update in place of each theta [rows, cols] and its m; parts[i] are the rows of matrices stacked in thetas[i].
+    """One update in place of each theta [.., rows, cols] and its m; parts[i] are the rows of matrices stacked in it.
 
-    Matrices of one shape, lying or standing, share the products of one batch.
+    Axes before the last are rows too, so experts are a stack of matrices. Matrices of one shape, lying or standing,
+    share the products of one batch.
 
     >>> theta, m = torch.zeros(2, 2), torch.zeros(2, 2)
     >>> muon_step([theta], [torch.eye(2)], [m], 1.0, MuonConfig(scale="plain"), [()])
@@ -74,6 +75,7 @@ def muon_step(
         m.mul_(config.momentum).add_(g)
         update = g.add(m, alpha=config.momentum) if config.nesterov else m
         theta.mul_(1 - lr * config.weight_decay)
+        theta, update = theta.view(-1, theta.shape[-1]), update.view(-1, theta.shape[-1])
         split = list(rows) or [theta.shape[0]]
         for part, piece in zip(theta.split(split), update.split(split), strict=True):
             alike[min(piece.shape), max(piece.shape)].append((part, piece))

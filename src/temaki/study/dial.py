@@ -104,6 +104,12 @@ def _pattern(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found if isinstance(found, list) and found else [{"mixer": {"kind": "attention", "qk_norm": True}}]
 
 
+def _masked(recipe: Mapping[str, Any]) -> bool:
+    """Whether what is learned is no next id, which bigrams would begin with."""
+    objective = recipe.get("objective", {})
+    return isinstance(objective, Mapping) and objective.get("kind") == "masked"
+
+
 def _tables(depth: int, vocabulary: int, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     """Recipe tables of a depth, and the ids of its step."""
     heads = max(3, depth - 1)
@@ -115,7 +121,7 @@ def _tables(depth: int, vocabulary: int, recipe: Mapping[str, Any]) -> tuple[dic
     tokens = context * max(1, 512 * 2 ** max(1, round(math.log2(depth))) // context)
     made: dict[str, Any] = {
         "model": {"width": HEAD * heads, "depth": depth, "tied": False, "init": "zero-out", "pattern": pattern},
-        "begin": {"kind": "bigrams" if vocabulary <= LARGEST else "random"},
+        "begin": {"kind": "bigrams" if vocabulary <= LARGEST and not _masked(recipe) else "random"},
         "batch": {"tokens": tokens, "context": context},
         "optim": {"lr": float(f"{0.0055 * math.sqrt(3 / heads):.2g}"), "embedding": {"kind": "adamw", "rate": 9.0}},
     }

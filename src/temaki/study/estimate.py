@@ -11,7 +11,7 @@ from temaki.base.errors import ConfigError, DataError
 from temaki.batches import prepare
 from temaki.batches.loader import Loader
 from temaki.model.count import count, flops_per_token, training_bytes
-from temaki.study import dial, recipes
+from temaki.study import dial, further, recipes
 from temaki.tokens import files
 from temaki.train import run as runs
 
@@ -38,6 +38,9 @@ class Estimate:
 
 def estimate(found: Mapping[str, Any]) -> Estimate:
     """Check a recipe and its files, and count what it will cost. Raises ConfigError or DataError."""
+    model = further.opened(found)
+    if model is not None:
+        found = further.with_model(found, model)
     table = recipes.data(found)
     config = recipes.complete(found, table.vocabulary)
     runs.check_recipe(config)
@@ -48,9 +51,11 @@ def estimate(found: Mapping[str, Any]) -> Estimate:
         Loader(data.train, config.batch.context, config.seed)
         documents, size = data.train.manifest.documents, data.train.manifest.bytes
     else:
-        if table.tokenizer is not None:
-            tokenizer = files.load(Path(table.tokenizer))
-            prepare.boundary(tokenizer)
+        framed = files.load_framed(table.tokenizer) if table.tokenizer is not None else None
+        framed = model.framed if model is not None else framed
+        if framed is not None:
+            tokenizer, frame = framed
+            prepare.boundary(tokenizer, frame, table.boundary)
             config = recipes.complete(found, tokenizer.size)
         train, _, _ = prepare.read_documents(table)
         documents, size = len(train), sum(len(document.text.encode()) for document in train)

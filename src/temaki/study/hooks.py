@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from itertools import islice
 
+from temaki.base import rows as base_rows
+from temaki.batches.loader import Loader
 from temaki.batches.prepare import Prepared, texts
 from temaki.evaluate import loss
 from temaki.generate import text
@@ -11,6 +13,7 @@ from temaki.generate.torch_executor import TorchExecutor
 from temaki.report import run as report
 from temaki.train.hooks import Every
 from temaki.train.loop import Run
+from temaki.train.step import measured
 
 
 class Validate(Every):
@@ -42,6 +45,41 @@ class Validate(Every):
         return self.numbers["bits_per_byte"] if self.judged == run.step else None
 
 
+class ValidateObjective(Every):
+    """The objective's own loss on held-out rows, where that is no next id's: a model that reads its answer, or a
+    beginning both ways, has no bits per byte. By it the best checkpoint is judged.
+    """
+
+    name = "validate"
+
+    def __init__(self, steps: int, data: Prepared, tokens: int):
+        super().__init__(steps)
+        self.held, self.tokens = data.held, tokens
+        self.judged = -1
+        """The step validated last."""
+
+    def act(self, run: Run) -> None:
+        batch, seed = run.config.batch, run.config.seed
+        loader = Loader(self.held, max(1, min(batch.context, len(self.held) - 1)), seed)
+        rows = max(1, min(loader.rows, self.tokens // loader.context))
+        batches = [
+            base_rows.to(run.objective.prepared(loader.take(i, min(batch.micro_rows, rows - i)), i), run.device)
+            for i in range(0, rows, batch.micro_rows)
+        ]
+        self.judged = run.step
+        self.numbers["loss"] = measured(run.model, run.objective, batches)
+        run.log.write({"kind": "validate", "step": run.step, "loss": self.numbers["loss"]})
+
+    def score(self, run: Run) -> float | None:
+        return self.numbers["loss"] if self.judged == run.step else None
+
+
+def ends(data: Prepared) -> text.Ends:
+    """The boundary between documents begins a prompt and ends what follows it."""
+    boundary = (data.train.manifest.boundary,)
+    return text.Ends(boundary, boundary)
+
+
 class Sample(Every):
     """A continuation of each prompt."""
 
@@ -52,9 +90,11 @@ class Sample(Every):
         self.data, self.prompts, self.sampling = data, prompts, sampling
 
     def act(self, run: Run) -> None:
-        room = text.room(self.data.tokenizer, self.prompts, self.sampling)
+        tokenizer, between = self.data.tokenizer, ends(self.data)
+        room = text.room(tokenizer, self.prompts, self.sampling, between)
         executor = TorchExecutor(run.model, len(self.prompts), room)
-        for found in text.complete(executor, self.data.tokenizer, self.prompts, self.sampling, seed=run.config.seed):
+        seed = run.config.seed
+        for found in text.complete(executor, tokenizer, self.prompts, self.sampling, seed=seed, ends=between):
             prompt = self.prompts[found.index]
             run.log.write({"kind": "sample", "step": run.step, "prompt": prompt, "text": found.text})
 

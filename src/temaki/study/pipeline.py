@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from temaki.base import config as config_door
 from temaki.base import files
-from temaki.base.errors import CheckpointError
 from temaki.batches import prepare
-from temaki.batches.prepare import Prepared, Progress
+from temaki.batches.prepare import Prepared, Progress, Words
 from temaki.checkpoint import resume as resume_door
 from temaki.checkpoint import store
+from temaki.corpus import sources
 from temaki.evaluate import loss, yardsticks
 from temaki.evaluate.loss import Score
 from temaki.evaluate.yardsticks import Measuring
@@ -20,11 +22,11 @@ from temaki.generate import text
 from temaki.generate.config import SamplingConfig
 from temaki.generate.torch_executor import TorchExecutor
 from temaki.model.build import Model
-from temaki.study import dial, recipes
+from temaki.study import asking, dial, further, recipes
 from temaki.study import hooks as study_hooks
-from temaki.tokens.tokenizer import Tokenizer
+from temaki.study.asking import tokenizer_of
 from temaki.train import run as runs
-from temaki.train.config import RunConfig
+from temaki.train.config import BeginConfig, FromModelConfig, NextConfig, RunConfig
 from temaki.train.hooks import Hook
 from temaki.train.run import Outcome
 
@@ -39,6 +41,8 @@ class Ready:
     config: RunConfig
     folder: Path
     data: Prepared
+    tokenizer: Path
+    """The folder of the tokenizer that travels with the run's checkpoints."""
 
 
 def quiet(_what: str, _done: int, _of: int) -> None:
@@ -48,15 +52,31 @@ def quiet(_what: str, _done: int, _of: int) -> None:
 def ready(found: Mapping[str, Any], folder: Path, progress: Progress = quiet) -> Ready:
     """Prepare the data in `folder`/data (or open what is there) and complete the configuration.
 
-    The recipe is checked before any work: raises ConfigError first. Data of a run that has begun are used as they are;
-    what an attempt that never began left behind is made anew.
+    The recipe is checked before any work: raises ConfigError first. Data of a run that have begun are used as they are;
+    what an attempt that never began left behind is made anew. A recipe that begins with a model takes shape and
+    tokenizer from it, once: a run that has begun has them itself.
     """
+    anew = not (folder / "config.toml").exists()
+    model = further.opened(found) if anew else None
+    if model is not None:
+        found = further.with_model(found, model)
     table = recipes.data(found)
     runs.check_recipe(recipes.complete(found, table.vocabulary))
-    data = prepare.prepare(table, folder / "data", progress, anew=not (folder / "config.toml").exists())
-    config = recipes.complete(found, data.tokenizer.size)
+    given = further.words(model) if model is not None else None
+    data = prepare.prepare(table, folder / "data", progress, anew=anew, given=given)
+    if model is not None:
+        further.same_words(data, model)
+    config = further.spoken(recipes.complete(found, data.tokenizer.size), data, model)
     runs.check(config, data)
-    return Ready(config, folder, data)
+    return Ready(config, folder, data, _travelling(folder, data, given if table.shards is not None else None))
+
+
+def _travelling(folder: Path, data: Prepared, given: Words | None) -> Path:
+    """Where the tokenizer lies that travels with checkpoints: beside the shards, or in the run where it is `given`."""
+    own = folder / "tokenizer"
+    if given is not None:
+        given.save(own)
+    return own if own.exists() else data.folder / "tokenizer"
 
 
 def train(
@@ -67,11 +87,19 @@ def train(
 ) -> Outcome:
     """Train, validating and reporting on the recipe's cadence; `hooks` come on top."""
     watch = made.config.watch
-    own: list[Hook] = [study_hooks.Validate(watch.validate, made.data, watch.validate_tokens)]
+    judge = study_hooks.Validate if isinstance(made.config.objective, NextConfig) else study_hooks.ValidateObjective
+    own: list[Hook] = [judge(watch.validate, made.data, watch.validate_tokens)]
     if watch.sample is not None:
         own.append(study_hooks.Sample(watch.sample, made.data, prompts(made.data), SAMPLING))
     own.append(study_hooks.Report(watch.validate))
-    return runs.start(made.config, made.folder, made.data, [*own, *hooks], resuming, warn)
+    begin = _loading(made.config.begin)
+    return runs.start(made.config, made.folder, made.data, [*own, *hooks], resuming, warn, begin, made.tokenizer)
+
+
+def _loading(begin: BeginConfig) -> Callable[[Model], None] | None:
+    """What loads the weights of the model that a run begins with; None where it begins otherwise."""
+    path = begin.path if isinstance(begin, FromModelConfig) else None
+    return None if path is None else lambda model: opener.open(path).fill(model)
 
 
 def prompts(data: Prepared) -> list[str]:
@@ -104,11 +132,24 @@ def score(model: Model, data: Prepared, context: int, progress: Callable[[int], 
     return loss.score(model, documents, held.manifest.bytes, context, progress=progress)
 
 
+def score_text(opened: opener.Opened, model: Model, where: Path, context: int, progress: Progress = quiet) -> Score:
+    """Bits per byte of any model on a file or folder of text, each document between two boundaries."""
+    tokenizer = tokenizer_of(opened)
+    frame = opened.framed[1] if opened.framed is not None else None
+    between = np.array([prepare.boundary(tokenizer, frame)], np.int64)
+    texts = [document.text for document in sources.files(where, "strict")]
+    ids = tokenizer.encode_batch(texts)
+    documents = (np.concatenate([between, each]) for each in np.split(ids.ids.astype(np.int64), ids.offsets[1:-1]))
+    size, total = sum(len(each.encode()) for each in texts), len(ids.ids) + len(texts)
+    return loss.score(model, documents, size, context, progress=lambda done: progress("evaluating: ids", done, total))
+
+
 def continuations(model: Model, data: Prepared, seed: int) -> list[dict[str, str]]:
     """A continuation of each of `prompts`."""
     beginnings = prompts(data)
-    executor = TorchExecutor(model, len(beginnings), text.room(data.tokenizer, beginnings, SAMPLING))
-    found = text.complete(executor, data.tokenizer, beginnings, SAMPLING, seed=seed)
+    ends = study_hooks.ends(data)
+    executor = TorchExecutor(model, len(beginnings), text.room(data.tokenizer, beginnings, SAMPLING, ends))
+    found = text.complete(executor, data.tokenizer, beginnings, SAMPLING, seed=seed, ends=ends)
     return [{"prompt": beginnings[each.index], "text": each.text} for each in found]
 
 
@@ -171,15 +212,6 @@ def run_recipe(
     return train(ready(found, folder, progress), resuming, hooks)
 
 
-def tokenizer_of(opened: opener.Opened) -> Tokenizer:
-    """The tokenizer that travels with a model. Raises CheckpointError where none does."""
-    if opened.tokenizer is None:
-        raise CheckpointError(
-            f"{opened.folder} has no tokenizer, so it can read no text", do="give a run or a checkpoint"
-        )
-    return opened.tokenizer
-
-
 def generate(
     model: str | Path | opener.Opened,
     prompt: str | Sequence[str] = "",
@@ -198,6 +230,8 @@ def generate(
     settings = config_door.read(SamplingConfig, sampling, where="generate")
     beginnings = [prompt] if isinstance(prompt, str) else list(prompt)
     tokenizer = tokenizer_of(opened)
-    executor = TorchExecutor(opened.model(), max(1, len(beginnings)), text.room(tokenizer, beginnings, settings))
-    found = [each.text for each in text.complete(executor, tokenizer, beginnings, settings, seed=seed)]
+    ends = asking.ends_of(opened, tokenizer)
+    room = text.room(tokenizer, beginnings, settings, ends)
+    executor = TorchExecutor(opened.model(), max(1, len(beginnings)), room)
+    found = [each.text for each in text.complete(executor, tokenizer, beginnings, settings, seed=seed, ends=ends)]
     return found[0] if isinstance(prompt, str) else found

@@ -7,6 +7,7 @@ from typing import Any
 from temaki.base import config as config_door
 from temaki.base.errors import ConfigError
 from temaki.batches.config import DataConfig
+from temaki.model.presets import preset
 from temaki.study import dial
 from temaki.tokens import files
 from temaki.train.config import RunConfig
@@ -42,7 +43,10 @@ def resolve(
     Raises ConfigError for two dials at once.
     """
     check_dial(minutes, depth)
-    found, line = dict(recipe), None
+    recipe, changes = _preset_named(recipe, changes)
+    if (minutes is not None or depth is not None) and "preset" in _model(recipe):
+        raise ConfigError("model.preset and a dial both fix the shape", do="leave out one of them")
+    found, line = expanded(recipe), None
     if minutes is not None or depth is not None:
         changed = config_door.override(recipe, changes)
         size = vocabulary(data(changed))
@@ -53,6 +57,30 @@ def resolve(
         )
         found, line = config_door.merge(found, turned.recipe), turned.line
     return config_door.override(found, changes), line
+
+
+def expanded(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with its model's preset, if it names one, laid under the keys beside it.
+
+    The vocabulary is the tokenizer's, never the preset's. Raises ConfigError for an unknown preset.
+    """
+    model = dict(_model(found))
+    if "preset" not in model:
+        return dict(found)
+    under = config_door.mapping(preset(str(model.pop("preset"))).config)
+    under.pop("vocabulary")
+    return {**found, "model": config_door.merge(under, model)}
+
+
+def _preset_named(recipe: Mapping[str, Any], changes: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
+    """The recipe with the preset that a change names, and the other changes: those go over the preset's keys."""
+    named = [change for change in changes if change.partition("=")[0].strip() == "model.preset"]
+    return config_door.override(recipe, named) if named else recipe, [each for each in changes if each not in named]
+
+
+def _model(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    model = found.get("model", {})
+    return model if isinstance(model, Mapping) else {}
 
 
 def data(found: Mapping[str, Any]) -> DataConfig:
@@ -75,6 +103,7 @@ def complete(found: Mapping[str, Any], vocabulary: int) -> RunConfig:
 
     Raises ConfigError naming each key that is unknown, ill-typed or out of range.
     """
+    found = expanded(found)
     model = found.get("model")
     if isinstance(model, Mapping) and "vocabulary" not in model:
         found = {**found, "model": {**model, "vocabulary": vocabulary}}

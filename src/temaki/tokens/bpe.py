@@ -63,16 +63,18 @@ class Bpe:
         pattern: str = "gpt2",
         whole: bool | None = None,
         remember: int = 1 << 18,
+        partial: bool = False,
     ):
         """`tokens[id]` are the bytes of an id (a special token's: its text), `merges` in the order learned.
 
         Without merges the rule of ranks holds (see `bpe_vocabulary`). `whole`: a pre-token that is a token is taken
         as it is; by default so with the rule of ranks. `remember` is how many pre-tokens beside the vocabulary are
-        kept with their ids, so that a frequent one is merged once. Raises TokenizerError as `Vocabulary` says.
+        kept with their ids, so that a frequent one is merged once. `partial`: bytes without a token are left out of
+        the ids, instead of being an error here. Raises TokenizerError as `Vocabulary` says.
         """
         whole = merges is None if whole is None else whole
         merges = None if merges is None else tuple(merges)
-        self.vocabulary = Vocabulary(tuple(tokens), merges, special, pattern, whole)
+        self.vocabulary = Vocabulary(tuple(tokens), merges, special, pattern, whole, partial)
         self.tokens = self.vocabulary.tokens
         self.merges = merges or ()
         self.special = self.vocabulary.special
@@ -93,7 +95,7 @@ class Bpe:
     def of(cls, facts: Mapping[str, object]) -> "Bpe":
         """The tokenizer that gave these facts. Raises TokenizerError for anything else."""
         found = bpe_vocabulary.of(facts)
-        return cls(found.tokens, found.merges, found.special, found.pattern, found.whole)
+        return cls(found.tokens, found.merges, found.special, found.pattern, found.whole, partial=found.partial)
 
     def facts(self) -> dict[str, object]:
         """Everything that can change an id."""

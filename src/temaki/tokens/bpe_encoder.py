@@ -56,6 +56,7 @@ class Encoder:
         rules, unmade = _merging(vocabulary, self._index, self._plain)
         self._most = len(vocabulary.ids) + remember
         self._forgets = remember > 0
+        self._partial = any(bytes([value]) not in vocabulary.ids for value in range(256))
         self._lock = threading.Lock()
         self._desks: deque[encode_merge.Desk] = deque(maxlen=8)
         self._wanted = self._plain if vocabulary.whole else self._plain & ~unmade
@@ -106,7 +107,7 @@ class Encoder:
                 stops[i] = o
         self._put_back(desk)
         self._look_after(memory)
-        return stops
+        return self._known_ones(out, stops)
 
     def encode_noisy(self, buffer: ndarray, stop: int, place: int, asked: Asked, noise: Dropout, out: ndarray) -> int:
         """Write the ids of buffer[:stop] under dropout to `out`; how many. `place`: the bytes that came before."""
@@ -127,7 +128,16 @@ class Encoder:
                     out[o] = id
                     o += 1
         self._put_back(desk)
-        return o
+        return int(self._known_ones(out, np.array([o]))[0])
+
+    def _known_ones(self, out: ndarray, stops: ndarray) -> ndarray:
+        """Leave out what stands for a byte without a token; where each text ends then."""
+        if not self._partial or not len(stops):
+            return stops
+        kept = out[: stops[-1]] < len(self.vocabulary.tokens)
+        ends = np.concatenate([[0], np.cumsum(kept)])[stops]
+        out[: ends[-1]] = out[: stops[-1]][kept]
+        return ends
 
     @cached_property
     def _known_noisy(self) -> kernels.Known:
@@ -263,7 +273,8 @@ def _empty_rules(vocabulary: Vocabulary, count: int, joined: ndarray) -> encode_
     """Tables for so many pairs, still empty."""
     size = _power(max(5 * count // 2, 64))
     pairs, marks = np.full(size, encode_merge.EMPTY, np.uint64), np.zeros(size // 16, np.uint64)
-    singles = np.array([vocabulary.ids[bytes([value])] for value in range(256)], np.uint32)
+    nothing = len(vocabulary.tokens)  # stands for a byte without a token
+    singles = np.array([vocabulary.ids.get(bytes([value]), nothing) for value in range(256)], np.uint32)
     return encode_merge.Rules(pairs, marks, joined, singles, np.full(1 << 16, encode_merge.NEVER, np.uint32))
 
 

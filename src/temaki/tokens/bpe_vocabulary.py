@@ -37,6 +37,8 @@ class Vocabulary:
     """A name of `split.PATTERNS` or an own regular expression."""
     whole: bool
     """Whether a pre-token that is a token is taken as it is, even where the merges would not make it."""
+    partial: bool = False
+    """Whether bytes may lack a token; they are left out of the ids, as in SmolLM2's vocabulary."""
     ids: Mapping[bytes, int] = field(init=False, repr=False, compare=False)
     """Bytes -> id of the plain tokens."""
 
@@ -45,7 +47,7 @@ class Vocabulary:
             raise TokenizerError("too large a vocabulary", found=f"{len(self.tokens)} ids", allowed=f"up to {LARGEST}")
         split.named(self.pattern)
         object.__setattr__(self, "special", MappingProxyType(dict(self.special)))
-        object.__setattr__(self, "ids", _ids(self.tokens, self.special))
+        object.__setattr__(self, "ids", _ids(self.tokens, self.special, self.partial))
         if self.merges is not None:
             _check_merges(self.merges, self.ids)
 
@@ -67,19 +69,20 @@ class Vocabulary:
         merges = None
         if self.merges is not None:
             merges = [[self.ids[left], self.ids[right]] for left, right in self.merges]
-        return {
+        facts: dict[str, object] = {
             "pattern": split.named(self.pattern).expression,
             "special": dict(self.special),
             "tokens": [token.hex() for token in self.tokens],
             "merges": merges,
             "whole": self.whole,
         }
+        return facts | {"partial": True} if self.partial else facts
 
 
 def of(facts: Mapping[str, object]) -> Vocabulary:
     """The vocabulary that gave these facts. Raises TokenizerError for anything else."""
     expected = {"pattern": str, "special": dict, "tokens": list, "merges": (list, type(None)), "whole": bool}
-    for key in facts.keys() ^ expected.keys():
+    for key in (facts.keys() - {"partial"}) ^ expected.keys():
         raise TokenizerError(f"key {key!r} is " + ("unknown" if key in facts else "missing"))
     for key, kind in expected.items():
         if not isinstance(facts[key], kind):
@@ -90,11 +93,14 @@ def of(facts: Mapping[str, object]) -> Vocabulary:
     assert isinstance(tokens, list), "as seen above"
     assert isinstance(merges, list | None), "as seen above"
     assert isinstance(whole, bool), "as seen above"
+    partial = facts.get("partial", False)
+    if type(partial) is not bool:
+        raise TokenizerError("partial is of the wrong type", found=type(partial).__name__)
     if any(type(text) is not str or type(id) is not int for text, id in special.items()):
         raise TokenizerError("special tokens are texts with integer ids")
     known = [_from_hex(text, place) for place, text in enumerate(tokens)]
     pairs = None if merges is None else tuple(_from_ids(pair, known, rank) for rank, pair in enumerate(merges))
-    return Vocabulary(tuple(known), pairs, special, name_of(pattern), whole)
+    return Vocabulary(tuple(known), pairs, special, name_of(pattern), whole, partial)
 
 
 def name_of(expression: str) -> str:
@@ -117,7 +123,7 @@ def _from_ids(pair: object, tokens: Sequence[bytes], rank: int) -> tuple[bytes, 
     raise TokenizerError(f"merge {rank} is not a pair of ids", found=f"{pair!r:.40}", allowed=f"0 to {len(tokens) - 1}")
 
 
-def _ids(tokens: Sequence[bytes], special: Mapping[str, int]) -> dict[bytes, int]:
+def _ids(tokens: Sequence[bytes], special: Mapping[str, int], partial: bool) -> dict[bytes, int]:
     """Bytes -> id of the plain tokens. Raises TokenizerError where that is no inverse of `tokens`."""
     split.check_special(list(special))
     for text, id in special.items():
@@ -131,7 +137,7 @@ def _ids(tokens: Sequence[bytes], special: Mapping[str, int]) -> dict[bytes, int
             if id not in reserved and token and seen.setdefault(token, id) != id:
                 raise TokenizerError(f"token {id} is the same as another", found=f"{token!r}, also {seen[token]}")
     missing = [value for value in range(256) if bytes([value]) not in ids]
-    if missing:
+    if missing and not partial:
         raise TokenizerError("a byte has no id", found=f"{len(missing)} missing, the first {missing[0]}")
     return ids
 

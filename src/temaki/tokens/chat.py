@@ -23,6 +23,7 @@ from temaki.base import files
 from temaki.base.errors import TokenizerError
 from temaki.tokens import sandbox, split, traced
 from temaki.tokens.hf_fields import CONFIG
+from temaki.tokens.runs import RunTokenizer
 from temaki.tokens.tokenizer import Tokenizer
 
 SOURCE = "chat_template.jinja"
@@ -131,9 +132,7 @@ class ChatTemplate:
             _learn_ends(segments, special, learned)
         text = "".join(segment.text for segment in segments)
         pieces = list(_pieces(len(text), special, learned))
-        plain = tokenizer.encode_batch([text[start:end] for start, end in pieces if (start, end) not in special])
-        runs = iter(np.split(plain.ids, plain.offsets[1:-1])) if len(plain.offsets) > 1 else iter(())
-        found = [next(runs) if piece not in special else np.array([special[piece]], np.uint32) for piece in pieces]
+        found = _encoded(tokenizer, text, pieces, special)
         mask = [np.full(len(ids), learned[start]) for (start, _), ids in zip(pieces, found, strict=True)]
         return Tokenised(np.concatenate([np.empty(0, np.uint32), *found]), np.concatenate([np.empty(0, bool), *mask]))
 
@@ -206,6 +205,24 @@ def _special_in(segments: Sequence[Segment], tokenizer: Tokenizer) -> dict[tuple
                 found[at + match.start(), at + match.end()] = tokenizer.special[match.group()]
         at += len(text)
     return found
+
+
+def _encoded(
+    tokenizer: Tokenizer, text: str, pieces: Sequence[tuple[int, int]], special: Mapping[tuple[int, int], int]
+) -> list[ndarray]:
+    """The ids of each piece; those that encode alike are encoded together."""
+    readers: dict[Tokenizer, list[tuple[int, int]]] = {}
+    for before, piece in pairwise([None, *pieces]):
+        if piece is not None and piece not in special:
+            reader = tokenizer
+            if before is not None and isinstance(tokenizer, RunTokenizer):
+                reader = tokenizer.after(before in special)
+            readers.setdefault(reader, []).append(piece)
+    found = {piece: np.array([id], np.uint32) for piece, id in special.items()}
+    for reader, plain in readers.items():
+        batch = reader.encode_batch([text[start:end] for start, end in plain])
+        found |= zip(plain, np.split(batch.ids, batch.offsets[1:-1]), strict=True)
+    return [found[piece] for piece in pieces]
 
 
 @lru_cache(maxsize=16)

@@ -28,6 +28,7 @@ KINDS = {
     "bpe": ("temaki.tokens.bpe", "Bpe"),
     "bytepiece": ("temaki.tokens.bytepiece", "BytePiece"),
     "unigram": ("temaki.tokens.unigram", "Unigram"),
+    "sentencepiece-bpe": ("temaki.tokens.sentencepiece_bpe", "SentencePieceBpe"),
     "wordpiece": ("temaki.tokens.wordpiece", "WordPiece"),
     "characters": ("temaki.tokens.characters", "Characters"),
 }

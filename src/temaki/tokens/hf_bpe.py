@@ -22,7 +22,7 @@ def read(found: dict[str, Any]) -> tuple[Tokenizer, Frame]:
         vocab=[hf_fields.ANY],
         merges=[hf_fields.ANY],
         dropout=[None, 0.0],
-        unk_token=[hf_fields.ANY],  # never used: all bytes are in the vocabulary, else it is refused
+        unk_token=[hf_fields.ANY],  # only used where a byte has no token, which is refused then
         fuse_unk=[False, True],
         byte_fallback=[False, True],
         continuing_subword_prefix=[None, ""],
@@ -39,7 +39,9 @@ def read(found: dict[str, Any]) -> tuple[Tokenizer, Frame]:
     texts = texts_by_id({**vocab, **special})
     tokens = [_bytes(text, special) for text in texts]
     merges = [_merge(merge, place) for place, merge in enumerate(hf_fields.listed(model.get("merges"), "merges"))]
-    tokenizer: Tokenizer = Bpe(tokens, merges, special, pattern, whole=model.get("ignore_merges") is True)
+    lacking = model.get("unk_token") is None and not {bytes([value]) for value in range(256)} <= set(tokens)
+    whole = model.get("ignore_merges") is True
+    tokenizer: Tokenizer = Bpe(tokens, merges, special, pattern, whole, partial=lacking)
     frame = hf_added.read_frame(found.get("post_processor"), special, ordinary)
     return tokenizer if form is None else Normalized(tokenizer, form), frame
 

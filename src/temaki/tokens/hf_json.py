@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizer.json, in and out: byte-level BPE, and BERT's WordPiece.
+"""Hugging Face's tokenizer.json, in and out: byte-level BPE, SentencePiece's BPE, and BERT's WordPiece.
 
 A file is read where its tokenizer can be rebuilt exactly; else it is refused, naming the part. Its ids are those of
 `encode(text, special=tokenizer.special)` here and of `encode(text, add_special_tokens=False)` there; what it puts
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from temaki.base import files
 from temaki.base.errors import TokenizerError
-from temaki.tokens import hf_bpe, hf_fields, hf_wordpiece
+from temaki.tokens import hf_bpe, hf_fields, hf_sentencepiece, hf_wordpiece
 from temaki.tokens.frame import Frame
+from temaki.tokens.sentencepiece_bpe import SentencePieceBpe
 from temaki.tokens.tokenizer import Tokenizer
 from temaki.tokens.wordpiece import WordPiece
 
@@ -54,13 +55,13 @@ def parsed(found: Mapping[str, Any]) -> tuple[Tokenizer, Frame]:
     model = hf_fields.part(found.get("model"), "model")
     kind = model.get("type", "BPE" if "merges" in model else None)  # old files do not say it
     if kind == "BPE":
-        return hf_bpe.read(dict(found))
+        return hf_sentencepiece.read(dict(found)) if hf_sentencepiece.fits(dict(found)) else hf_bpe.read(dict(found))
     if kind == "WordPiece":
         return hf_wordpiece.read(dict(found))
     raise TokenizerError(
         "this model is not supported",
         found=f"{kind!r:.40}",
-        allowed="BPE (byte-level), WordPiece (BERT's)",
+        allowed="BPE (byte-level, SentencePiece's), WordPiece (BERT's)",
         do="give a unigram model as its SentencePiece file (.model)",
     )
 
@@ -76,6 +77,8 @@ def save(
     frame.check(tokenizer.special)
     if isinstance(tokenizer, WordPiece):
         content = hf_wordpiece.write(tokenizer, frame)
+    elif isinstance(tokenizer, SentencePieceBpe):
+        content = hf_sentencepiece.write(tokenizer, frame)
     elif tokenizer.kind in ("bpe", "normalized"):
         content = hf_bpe.write(tokenizer, frame)
     else:

@@ -34,6 +34,8 @@ def as_ranks(tokenizer: Tokenizer) -> dict[bytes, int]:
     or leave a token unmade or unreached: there the rule of ranks would join otherwise.
     """
     found = vocabulary(tokenizer)
+    if found.partial:
+        raise TokenizerError("some bytes have no token, so ranks cannot say this vocabulary")
     if found.merges is not None:
         made = [found.ids[left + right] for left, right in found.merges]
         if made != sorted(set(made)) or len(made) != len(found.ids) - 256:
@@ -51,7 +53,7 @@ def check_reached(found: Vocabulary) -> None:
     whether a pre-token that is a token is looked up first: two tokens that join to a third never stand side by side.
     """
     pairs = {(left, right): (rank, joined) for left, right, rank, joined in found.pairs()}
-    letters = [found.ids[bytes([value])] for value in range(256)]
+    letters = [found.ids.get(bytes([value]), len(found.tokens)) for value in range(256)]
     for token, id in found.ids.items():
         if plain_bpe.merge_word([letters[value] for value in token], pairs) != [id]:
             raise TokenizerError(

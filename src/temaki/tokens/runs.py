@@ -90,6 +90,13 @@ class RunTokenizer(ABC):
         """A decoder for ids that come one by one."""
         return TextStream(self.token)
 
+    def after(self, special: bool) -> "RunTokenizer":
+        """What encodes text that goes on a text, as a text of its own: without what is put before a text.
+
+        `special`: whether a special token stands before it, so that a run begins here.
+        """
+        return self
+
     def token(self, id: int) -> bytes:
         """The bytes of an id. Raises TokenizerError for an unknown one."""
         if not 0 <= id < self.size:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy import ndarray
@@ -36,6 +36,22 @@ class Reached:
     place: int
     score: float
     """The sum of the scores up to there, to be carried on."""
+
+
+class Segmenting(Protocol):
+    """Text in its normal form -> ids of a path through it."""
+
+    def best(self, text: ndarray, threads: int | None = None) -> ndarray:
+        """The ids of a whole text, uint8 -> uint32 [N]."""
+        ...
+
+    def best_each(self, text: ndarray, bounds: ndarray) -> tuple[ndarray, ndarray]:
+        """The ids of texts text[bounds[i]:bounds[i+1]], uint32, and where each one's end, int64."""
+        ...
+
+    def reach(self, text: ndarray, score: float, whole: bool) -> Reached:
+        """The ids of a text that begins at `score`, as far as they are certain whatever follows."""
+        ...
 
 
 class Automaton:
@@ -148,7 +164,7 @@ class Flow:
     Holds what lies behind the last place that no piece spans.
     """
 
-    def __init__(self, segmenter: Segmenter):
+    def __init__(self, segmenter: Segmenting):
         self._segmenter = segmenter
         self._rest = b""
         self._score = 0.0

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy import ndarray
@@ -78,6 +78,13 @@ class TextStream:
     def push(self, id: int) -> str:
         """The text that this id completes, "" while a character is still open. Raises TokenizerError."""
         return self._decoder.decode(self._token(id))
+
+    def behind(self, ids: Sequence[int] | ndarray) -> Self:
+        """The same for ids that stand behind these: what is done at the beginning of a text alone is not done.
+
+        The space before the first word belongs to what is said. Raises TokenizerError.
+        """
+        return self
 
     def close(self) -> str:
         """U+FFFD if a character was left open, else ""; the stream can then be used anew."""

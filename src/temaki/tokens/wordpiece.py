@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import regex
@@ -206,6 +206,11 @@ class _WordStream(TextStream):
         token = self._tokenizer.token(id)
         first, self._begun = not self._begun, True
         return token[1:] if first and self._tokenizer._spaced[id] else token
+
+    def behind(self, ids: Sequence[int] | ndarray) -> Self:
+        """The same for ids that stand behind these."""
+        self._begun = self._begun or len(ids) > 0
+        return self
 
     def close(self) -> str:
         """U+FFFD if a character was left open, else ""; the stream can then be used anew."""

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from temaki.base.config import settings
 from temaki.batches.config import BatchConfig, DataConfig
+from temaki.checkpoint.speaking import Speaking
 from temaki.model.config import ModelConfig
 from temaki.optim.config import OptimConfig
 
@@ -23,7 +24,33 @@ class NextConfig:
     """z-loss: this times logsumexp^2 is added."""
 
 
-ObjectiveConfig = NextConfig
+@settings
+class MaskedConfig:
+    """Predict hidden ids from both sides, for models whose attention is bidirectional."""
+
+    kind: Literal["masked"] = "masked"
+    share: Annotated[float, Field(gt=0, le=1)] = 0.15
+    """How many of the places are chosen and learned."""
+    hidden: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """How many of the chosen show the mask."""
+    changed: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """How many of the chosen show another id; the rest show their own."""
+    mask_id: Annotated[int, Field(ge=0)] | None = None
+    """None: the tokenizer's special <|mask|>."""
+
+    def __post_init__(self) -> None:
+        if self.hidden + self.changed > 1:
+            raise ValueError(f"hidden ({self.hidden}) and changed ({self.changed}) are more than all")
+
+
+@settings
+class PrefixConfig:
+    """Predict the rest of a piece from a beginning read both ways, for models whose mask is prefix."""
+
+    kind: Literal["prefix"] = "prefix"
+
+
+ObjectiveConfig = Annotated[NextConfig | MaskedConfig | PrefixConfig, Field(discriminator="kind")]
 
 
 @settings
@@ -42,7 +69,15 @@ class BigramsConfig:
     """How many draws from the unigram distribution are added to each id's counts."""
 
 
-BeginConfig = Annotated[RandomConfig | BigramsConfig, Field(discriminator="kind")]
+@settings
+class FromModelConfig:
+    """Begin with the weights of a model in any known format, which also gives the shape and the tokenizer."""
+
+    kind: Literal["model"] = "model"
+    path: Annotated[str, Field(min_length=1)]
+
+
+BeginConfig = Annotated[RandomConfig | BigramsConfig | FromModelConfig, Field(discriminator="kind")]
 
 
 @settings
@@ -105,3 +140,5 @@ class RunConfig:
     save: SaveConfig = SaveConfig()
     watch: WatchConfig = WatchConfig()
     parallel: ParallelConfig = ParallelConfig()
+    generation: Speaking | None = None
+    """How the model wants to be asked; None: by the usual boundary between documents."""

@@ -130,7 +130,7 @@ def _micro_batches(run: Run) -> list[TokenBatch]:
     batch = run.config.batch
     first = run.position
     batches = [
-        base_rows.to(run.loader.take(first + i, batch.micro_rows), run.device)
+        base_rows.to(run.objective.prepared(run.loader.take(first + i, batch.micro_rows), first + i), run.device)
         for i in range(0, batch.rows, batch.micro_rows)
     ]
     if run.config.parallel.compile:

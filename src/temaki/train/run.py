@@ -21,17 +21,17 @@ from temaki.batches.prepare import Prepared
 from temaki.checkpoint import resume
 from temaki.checkpoint.resume import Resume
 from temaki.checkpoint.store import Facts, Store
-from temaki.model import bigrams, build
+from temaki.model import bigrams, build, part
 from temaki.model.build import Model
 from temaki.model.count import count, flops_per_token
 from temaki.optim import schedule
 from temaki.optim.groups import groups
 from temaki.optim.optimizer import Optimizer
-from temaki.train import loop, plan
-from temaki.train.config import BigramsConfig, RunConfig
+from temaki.train import loop, objectives, plan
+from temaki.train.config import BigramsConfig, FromModelConfig, MaskedConfig, RunConfig
 from temaki.train.hooks import Hook
 from temaki.train.loop import Run
-from temaki.train.objectives import objective
+from temaki.train.objectives import Objective
 
 FREE = ("name", "save", "watch", "parallel")
 """Tables that may change on resume without a word: they do not change what is learned."""
@@ -48,12 +48,14 @@ class Outcome:
 
 def check(config: RunConfig, data: Prepared) -> None:
     """Raise ConfigError for a recipe that cannot run on this data."""
-    if config.model.vocabulary != data.tokenizer.size:
+    room = isinstance(config.begin, FromModelConfig)  # such a model may have rows that no id reaches
+    if config.model.vocabulary < data.tokenizer.size or (config.model.vocabulary > data.tokenizer.size and not room):
         raise ConfigError(
             "model.vocabulary is not the tokenizer's size", found=str(config.model.vocabulary),
             allowed=str(data.tokenizer.size), do="leave model.vocabulary out: it is taken from the tokenizer",
         )  # fmt: skip
     check_recipe(config)
+    _objective(config, data)
 
 
 def check_recipe(config: RunConfig) -> None:
@@ -62,8 +64,15 @@ def check_recipe(config: RunConfig) -> None:
     if config.parallel.compile and devices.compiler() is None:
         raise ConfigError("parallel.compile needs a C++ compiler", do="install g++ or clang++, or set it to false")
     model = config.model
+    objectives.check(config.objective, model, config.data)
+    if config.watch.sample is not None and isinstance(config.objective, MaskedConfig):
+        raise ConfigError("a masked model cannot continue a text", found="watch.sample", do="leave watch.sample out")
     if isinstance(config.begin, BigramsConfig):
         bigrams.check(model.vocabulary, model.width, model.tied, model.init)
+
+
+def _objective(config: RunConfig, data: Prepared) -> Objective:
+    return objectives.objective(config.objective, data.tokenizer.size, data.tokenizer.special, config.seed)
 
 
 def start(
@@ -73,8 +82,13 @@ def start(
     hooks: Sequence[Hook] = (),
     resuming: Literal["never", "auto"] = "never",
     warn: Callable[[str], None] = lambda _: None,
+    begin: Callable[[Model], None] | None = None,
+    tokenizer: Path | None = None,
 ) -> Outcome:
     """Train in `folder`, from the start or from its newest whole checkpoint.
+
+    `begin` loads the weights of a model that is trained further; `tokenizer` is the folder that travels with each
+    checkpoint, if it is not the data's.
 
     A folder that holds a run is never overwritten: raises RunError unless `resuming` is "auto". `warn` hears what a
     user should know (a damaged checkpoint passed over, another machine, a changed recipe).
@@ -112,13 +126,13 @@ def start(
         model=model,
         forward=_compiled(model) if config.parallel.compile else model,
         optimizer=optimizer,
-        objective=objective(config.objective),
+        objective=_objective(config, data),
         loader=loader,
         device=device,
         log=MetricLog(metrics),
         plan=plan.first(config.stop, config.optim.schedule),
         peak=devices.matmul_peak(device),
-        save=lambda run: _save(run, store, data, machine),
+        save=lambda run: _save(run, store, data, machine, tokenizer or data.folder / "tokenizer"),
         hooks=hooks,
     )
     try:
@@ -126,6 +140,10 @@ def start(
             _restore(run, found, warn)
         elif isinstance(config.begin, BigramsConfig):
             _begin(run, config.begin, data)
+        elif isinstance(config.begin, FromModelConfig):
+            assert begin is not None, "a run that begins with a model is told how to load it"
+            begin(model)
+            run.save(run)  # from here on the model it came from is not needed
         _log_start(run, machine, resumed=found is not None)
         return Outcome(run, loop.loop(run))
     except KeyboardInterrupt:
@@ -159,8 +177,9 @@ def _compiled(model: Model) -> Model:
     return twin
 
 
-def _save(run: Run, store: Store, data: Prepared, machine: dict[str, str | int | bool]) -> Path:
-    odd = next((name for name, p in run.model.named_parameters() if not bool(p.isfinite().all())), None)
+def _save(run: Run, store: Store, data: Prepared, machine: dict[str, str | int | bool], tokenizer: Path) -> Path:
+    tensors = part.tensors(run.model)
+    odd = next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
     if odd is not None:
         raise NonFiniteError(
             f"step {run.step}: the update made {odd} not finite", do="lower optim.lr; the last checkpoint is untouched"
@@ -179,9 +198,9 @@ def _save(run: Run, store: Store, data: Prepared, machine: dict[str, str | int |
     path = store.save(
         facts,
         config_door.toml(config_door.mapping(run.config)),
-        {name: parameter.detach().cpu().numpy() for name, parameter in run.model.named_parameters()},
+        {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()},
         {name: tensor.cpu().numpy() for name, tensor in run.optimizer.state().items()},
-        data.folder / "tokenizer",
+        tokenizer,
         score,
     )
     run.log.write({"kind": "save", "step": run.step, "path": path.relative_to(run.folder).as_posix()})
@@ -192,13 +211,13 @@ def _save(run: Run, store: Store, data: Prepared, machine: dict[str, str | int |
 def _load(found: Resume, model: Model, optimizer: Optimizer) -> None:
     """Weights and moments from a checkpoint. Raises RunError or CheckpointError if they are another recipe's."""
     weights = found.checkpoint.weights()
-    for name, parameter in model.named_parameters():
-        if name not in weights or weights[name].shape != tuple(parameter.shape):
+    for name, tensor in part.tensors(model).items():
+        if name not in weights or weights[name].shape != tuple(tensor.shape):
             raise RunError(
                 f"{found.checkpoint.folder.path} holds another model: {name} is missing or of another shape",
                 do="resume with the recipe of the run (its config.toml)",
             )
-        parameter.copy_(torch.from_numpy(np.array(weights[name])))
+        tensor.copy_(torch.from_numpy(np.array(weights[name])))
     state = found.checkpoint.optimizer() or {}
     optimizer.load({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
 

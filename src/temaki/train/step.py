@@ -9,6 +9,7 @@ from torch import nn
 
 from temaki.base.errors import NonFiniteError
 from temaki.base.rows import TokenBatch
+from temaki.model import experts
 from temaki.model.build import Model
 from temaki.optim.optimizer import Optimizer, clip_
 from temaki.train.objectives import Objective
@@ -56,6 +57,7 @@ def update(
     norm = clip_(grads, clip).item()
     if not (math.isfinite(loss) and math.isfinite(norm)):
         model.zero_grad(set_to_none=True)
+        experts.forget(model)
         where = culprit(model, lambda: [objective.totals(model, batch) for batch in batches])
         raise NonFiniteError(
             f"{'the loss' if not math.isfinite(loss) else 'the gradient'} is not finite",
@@ -63,7 +65,25 @@ def update(
             do="lower optim.lr, lengthen the warmup or look at the data; nothing was changed by this step",
         )
     optimizer.step(factor)
+    experts.settle(model)
     return Told(loss, norm)
+
+
+@torch.no_grad()
+def measured(model: Model, objective: Objective, batches: Sequence[TokenBatch]) -> float:
+    """The loss of prepared batches, as `gradients` would give it; the model comes back in the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        counts = {name: sum(objective.counts(batch)[name] for batch in batches) for name in objective.scales}
+        sums = [objective.totals(model, batch) for batch in batches]
+    finally:
+        model.train(training)
+    return sum(
+        scale * float(torch.stack([each[name].double() for each in sums]).sum()) / counts[name]
+        for name, scale in objective.scales.items()
+        if counts[name]
+    )
 
 
 @torch.no_grad()

@@ -1,0 +1,286 @@
+"""A model into another format, proved before it is there: written aside, opened again, compared, then named.
+
+A form that holds less than the weights say (float16, blocks of few bits) must hold exactly the weights rounded to it:
+the model that was written is compared with one rounded in memory, and what rounding cost is measured beside it.
+"""
+
+import difflib
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+
+from temaki.base import files
+from temaki.base.errors import FormatError
+from temaki.formats import open as opener
+from temaki.formats import parity, proof
+from temaki.formats.opened import Opened
+from temaki.formats.parity import Answers, Difference, Speaker
+from temaki.formats.weights import PLUS_ONE, SAME, Weight
+from temaki.model.quantise import Blocks, Stored, quantise
+from temaki.tokens.frame import Frame
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format that models are written in."""
+
+    door: str
+    """The module of `formats/` that writes it."""
+    types: Mapping[str, str]
+    """What numbers can be written as, the usual one first, and what the door calls it; none: float32 alone."""
+    speaks: bool
+    """Whether it holds a chat template and what ends an answer."""
+
+
+FLOATS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+TARGETS: Mapping[str, Target] = {
+    "hf": Target("hf", FLOATS, True),
+    "gguf": Target("gguf", {kind: kind for kind in ("f32", "f16", "q8_0", "q4_0", "q4_1")}, True),
+    "openai": Target("openai_tf", {}, False),
+    "llama2c": Target("llama2c", {}, False),
+    "cs336": Target("cs336", {}, False),
+    "native": Target("own", {}, True),
+}
+"""All formats that can be written, by name."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A model that was written and proved."""
+
+    before: Opened
+    after: Opened
+    paths: tuple[Path, ...]
+    """What was written."""
+    proof: Difference
+    """What was written against what it should hold."""
+    loss: Difference | None
+    """What was written against the model before it was rounded; None where nothing was."""
+    texts: int | None
+    """Texts that gave the same ids; None: there is no tokenizer."""
+    lost: tuple[str, ...]
+    """What the format does not hold, in words."""
+
+
+def carry(source: Opened, out: Path, to: str, speak: Speaker, type: str | None = None, say: Say = print) -> Carried:
+    """Write a model as `out`, which must not exist, in a format of `TARGETS`; nothing is left where a proof fails.
+
+    Raises FormatError for an unknown format, for a model that the format cannot hold, and for a difference.
+    """
+    target = check(out, to, type)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
+        say(f"writing {to}{f' as {type}' if type else ''}")
+        written = Path(aside) / out.name
+        _write(target, source, written, type)
+        found = _proved(source, opener.open(written), target, speak, say)
+        paths = _take_names(Path(aside), out)
+    return replace(found, after=opener.open(out), paths=paths)
+
+
+def rounded(before: Mapping[str, Weight], after: Mapping[str, Weight]) -> dict[str, Weight] | None:
+    """The weights `before` in the types that `after` is stored in, made in memory; None if that changes nothing."""
+    made = {name: _rounded(before[name], after[name]) for name in before}
+    exact = all(made[name] is before[name] for name in made)
+    return None if exact else made
+
+
+def check(out: Path, to: str, type: str | None) -> Target:
+    """The target of these words. Raises FormatError for an unknown one, and for a name that is taken."""
+    _free(out)
+    if to not in TARGETS:
+        near = difflib.get_close_matches(to, TARGETS, 1, 0.5)
+        do = f"did you mean {near[0]}?" if near else ""
+        raise FormatError("unknown format", found=repr(to), allowed=", ".join(TARGETS), do=do)
+    target = TARGETS[to]
+    if type is not None and type not in target.types:
+        allowed = ", ".join(target.types) or "none: it holds float32 alone"
+        raise FormatError(f"{to} is not written in this type", found=repr(type), allowed=allowed)
+    return target
+
+
+def _free(path: Path) -> None:
+    if path.exists():
+        raise FormatError(f"{path} exists already; nothing was changed", do="choose another name or remove it")
+
+
+def _write(target: Target, source: Opened, out: Path, type: str | None) -> None:
+    """By the door of the format."""
+    write = import_module(f"temaki.formats.{target.door}").write
+    if target.types:
+        write(source, out, target.types[type or next(iter(target.types))])
+    else:
+        write(source, out)
+
+
+def _take_names(aside: Path, out: Path) -> tuple[Path, ...]:
+    """Give all that was written its name, the model last; a file beside it that is there already must be the same.
+
+    Raises FormatError where it is another.
+    """
+    names = sorted((path.name for path in aside.iterdir()), key=lambda name: name == out.name)
+    new = [name for name in names if not _there(aside / name, out.parent / name)]
+    for name in new:
+        _free(out.parent / name)
+    for name in new:
+        os.replace(aside / name, out.parent / name)
+    return tuple(out.parent / name for name in names)
+
+
+def _there(one: Path, two: Path) -> bool:
+    """Whether a file is there already, to the byte."""
+    return two.is_file() and one.is_file() and files.mark(one) == files.mark(two)
+
+
+def _proved(before: Opened, after: Opened, target: Target, speak: Speaker, say: Say) -> Carried:
+    """Raises FormatError at the first difference."""
+    unlike = parity.unlike(before.config, after.config)
+    if unlike:
+        raise FormatError("what was written has another configuration: " + "; ".join(unlike))
+    texts, lost = _same_words(before, after, target)
+    pieces = parity.questions(before)
+    say(f"proving: logits of {len(pieces)} pieces and greedy tokens, before and after")
+    said = parity.answers(speak(after), after, pieces)
+    weights = rounded(before.weights(), after.weights())
+    loss = None
+    wanted = _asked(before, speak, pieces)
+    if weights is not None:
+        loss = parity.difference(wanted, said)
+        wanted = _asked(replace(before, read_weights=lambda: weights), speak, pieces)
+    found = parity.difference(wanted, said)
+    if not found.same:
+        raise FormatError(
+            f"what was written is another model: {found}", allowed=f"{parity.CLOSE:g} of the largest logit"
+        )
+    return Carried(before, after, (), found, loss, texts, lost)
+
+
+def _asked(opened: Opened, speak: Speaker, pieces: tuple[ndarray, ...]) -> Answers:
+    return parity.answers(speak(opened), opened, pieces)
+
+
+def _same_words(before: Opened, after: Opened, target: Target) -> tuple[int | None, tuple[str, ...]]:
+    """On how many texts the tokenizers are one, and what the format does not hold. Raises FormatError."""
+    lost = []
+    if before.framed is None:
+        return None, ("the model has no tokenizer, so none was written",)
+    if after.framed is None:
+        raise FormatError("what was written has no tokenizer, though the model has one")
+    texts = proof.same(before.framed[0], after.framed[0])
+    said = {
+        "the chat template": (_source(before), _source(after)),
+        "the tokens around a text": (before.framed[1], after.framed[1]),
+        "what begins a prompt": (before.speaking.front, after.speaking.front),
+        "what ends an answer": (_stops(before), _stops(before) & _stops(after)),
+    }
+    for what, (one, two) in said.items():
+        if one and one not in (two, Frame()):
+            if target.speaks:
+                raise FormatError(f"{what} came back otherwise", found=repr(two)[:200], allowed=repr(one)[:200])
+            lost.append(f"the format does not hold {what}")
+    more = _stops(after) - _stops(before)
+    if _stops(before) and more:
+        lost.append(f"in this format these ids end an answer too: {', '.join(map(str, sorted(more)))}")
+    return texts, tuple(lost)
+
+
+def _source(opened: Opened) -> str | None:
+    return opened.chat.source if opened.chat is not None else None
+
+
+def _stops(opened: Opened) -> frozenset[int]:
+    return frozenset(opened.speaking.stop)
+
+
+def _rounded(before: Weight, after: Weight) -> Weight:
+    """A weight in the types of another's parts; itself where they hold it exactly."""
+    array = before.array()
+    flat, start = array.reshape(-1), 0
+    parts = []
+    for stored, change in after.parts:
+        size = math.prod(stored.shape)
+        rows = flat[start : start + size].reshape(_rows(stored, array))
+        start += size
+        kept = change if change is PLUS_ONE else SAME
+        parts.append((_as_kind(kept.theirs(rows), stored), kept))
+    made = Weight(before.shape, tuple(parts), before.wide)
+    return before if np.array_equal(made.array(), array) else made
+
+
+def _rows(stored: Stored, array: ndarray) -> tuple[int, ...]:
+    """The shape of a part among ours: blocks lie along the last axis, which is never cut."""
+    size = math.prod(stored.shape)
+    return (size // array.shape[-1], array.shape[-1]) if array.ndim > 1 else (size,)
+
+
+def _as_kind(rows: ndarray, like: Stored) -> Stored:
+    if isinstance(like, Blocks):
+        return _bfloat16(rows) if like.kind == "BF16" else quantise(like.kind, rows)
+    with np.errstate(over="ignore"):  # what is too large for float16 becomes infinite, and is refused as such
+        return rows.astype(like.dtype)
+
+
+def _bfloat16(rows: ndarray) -> Blocks:
+    """The upper half of each float32, rounded to the nearest, ties to the even one."""
+    bits = np.ascontiguousarray(rows, np.float32).view(np.uint32).astype(np.uint64)
+    halves = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return Blocks("BF16", rows.shape, halves.astype("<u2").view(np.uint8).reshape(-1))
+
+
+def refusal(opened: Opened, to: str) -> str | None:
+    """Why the model's shape has no words in a format; None where it has."""
+    try:
+        SHAPES[to](opened)
+    except FormatError as error:
+        return str(error)
+    return None
+
+
+def _as_hf(opened: Opened) -> None:
+    from temaki.formats import hf_said
+
+    hf_said.said(opened.config)
+
+
+def _as_gguf(opened: Opened) -> None:
+    from temaki.formats import gguf_config
+
+    gguf_config.write(opened.config, opened.context or 1)
+
+
+def _as_openai(opened: Opened) -> None:
+    from temaki.formats import openai_tf
+
+    openai_tf.check(opened.config)
+
+
+def _as_llama2c(opened: Opened) -> None:
+    from temaki.formats import llama2c
+
+    llama2c.said(opened, 0)
+
+
+def _as_cs336(opened: Opened) -> None:
+    from temaki.formats import cs336
+
+    cs336.said(opened.config, opened.context)
+
+
+SHAPES: Mapping[str, Callable[[Opened], None]] = {
+    "hf": _as_hf,
+    "gguf": _as_gguf,
+    "openai": _as_openai,
+    "llama2c": _as_llama2c,
+    "cs336": _as_cs336,
+    "native": lambda _: None,
+}
+"""What raises FormatError for a shape that a format cannot say."""

@@ -1,0 +1,198 @@
+"""Between our weights and a foreign file's: one table of entries, read in either direction.
+
+An entry says which of their arrays, stacked along rows, make one of ours. Nothing is read before it is asked for, and
+then straight into the place where it is wanted.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy import ndarray
+
+from temaki.base.errors import FormatError
+from temaki.model.quantise import Stored, floats
+
+LISTED = 3
+"""Names shown of those that do not fit."""
+
+Turn = Callable[[ndarray], ndarray]
+
+
+@dataclass(frozen=True)
+class Change:
+    """How one of their arrays becomes rows of ours, and back."""
+
+    ours: Turn
+    theirs: Turn
+
+
+SAME = Change(lambda x: x, lambda x: x)
+TRANSPOSED = Change(np.transpose, np.transpose)
+PLUS_ONE = Change(lambda x: np.add(x, 1, dtype=np.promote_types(x.dtype, np.float32)), lambda x: x - 1)
+"""A gain kept as its difference from one; added in float32, whatever it is kept in."""
+
+
+def interleaved(heads: int) -> Change:
+    """Rows of a projection whose rotary pairs are (2t, 2t + 1) there and (t, t + K/2) here.
+
+    >>> interleaved(1).ours(np.arange(6)[:, None]).ravel().tolist()
+    [0, 2, 4, 1, 3, 5]
+    """
+
+    def ours(x: ndarray) -> ndarray:
+        return x.reshape(heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+
+    def theirs(x: ndarray) -> ndarray:
+        return x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+
+    return Change(ours, theirs)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of their arrays, or one place of its first axis."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of their array."""
+    change: Change = SAME
+    at: int | None = None
+    """Which place of the first axis; None: the whole array."""
+
+    @property
+    def size(self) -> int:
+        """Numbers it gives."""
+        return math.prod(self.shape if self.at is None else self.shape[1:])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of our weights and what makes it: the sources' numbers one after the other, in our shape.
+
+    Without sources it is all zeros, and written only if it is.
+    """
+
+    ours: str
+    shape: tuple[int, ...]
+    sources: tuple[Source, ...]
+
+    def __post_init__(self) -> None:
+        found = sum(source.size for source in self.sources)
+        assert not self.sources or found == math.prod(self.shape), f"{self.ours}: {found} numbers for {self.shape}"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One of our weights on disk."""
+
+    shape: tuple[int, ...]
+    parts: tuple[tuple[Stored, Change], ...]
+    """Stored arrays and what is done to each; their numbers one after the other."""
+    wide: bool = field(default=False)
+    """Whether any part holds float64."""
+
+    def fill(self, out: ndarray) -> None:
+        """Write the numbers to `out`, of our shape, C-contiguous, any float type."""
+        assert out.shape == self.shape, f"{out.shape}, wanted {self.shape}"
+        assert out.flags.c_contiguous, "numbers are written in order"
+        flat = out.reshape(-1)
+        if not self.parts:
+            flat[:] = 0
+        start = 0
+        for stored, change in self.parts:
+            size = math.prod(stored.shape)
+            place = flat[start : start + size]
+            if change is SAME:
+                floats(stored, place.reshape(stored.shape))
+            else:
+                place[:] = change.ours(floats(stored)).reshape(-1)
+            start += size
+
+    def array(self) -> ndarray:
+        """The numbers: the stored array itself where it is ours as it is, else a new one (float32, or float64)."""
+        if len(self.parts) == 1 and isinstance(self.parts[0][0], ndarray) and self.parts[0][1] is SAME:
+            return self.parts[0][0].reshape(self.shape)
+        out = np.empty(self.shape, np.float64 if self.wide else np.float32)
+        self.fill(out)
+        return out
+
+
+def plain(array: ndarray) -> Weight:
+    """A weight that is stored as it is."""
+    return Weight(array.shape, ((array, SAME),), array.dtype == np.float64)
+
+
+def read(
+    entries: Sequence[Entry], stored: Mapping[str, Stored], where: str, ignored: Callable[[str], bool] = lambda _: False
+) -> dict[str, Weight]:
+    """Our weights by name. Raises FormatError naming the first missing, unexpected and ill-shaped arrays of `where`."""
+    sources = [source for entry in entries for source in entry.sources]
+    known = {source.name for source in sources}
+    missing = list(dict.fromkeys(source.name for source in sources if source.name not in stored))
+    unexpected = [name for name in stored if name not in known and not ignored(name)]
+    shaped = list(
+        dict.fromkeys(
+            f"{source.name} {stored[source.name].shape}, wanted {source.shape}"
+            for source in sources
+            if source.name in stored and tuple(stored[source.name].shape) != source.shape
+        )
+    )
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shaped}
+    said = [f"{len(names)} {kind}: {some(names)}" for kind, names in wrong.items() if names]
+    if said:
+        raise FormatError(f"the weights in {where} are not those of its configuration; " + "; ".join(said))
+    return {
+        entry.ours: Weight(
+            entry.shape,
+            tuple((_picked(stored[source.name], source.at), source.change) for source in entry.sources),
+            any(_wide(stored[source.name]) for source in entry.sources),
+        )
+        for entry in entries
+    }
+
+
+def write(entries: Sequence[Entry], weights: Mapping[str, Weight]) -> Iterator[tuple[str, ndarray]]:
+    """Their arrays by name, made from ours one entry at a time; an array of several places comes when it is whole."""
+    gathering: dict[str, ndarray] = {}
+    left: dict[str, int] = {}
+    for entry in entries:
+        for source in entry.sources:
+            if source.at is not None:
+                left[source.name] = left.get(source.name, 0) + 1
+    for entry in entries:
+        flat = weights[entry.ours].array().reshape(-1)
+        if not entry.sources and flat.any():
+            raise FormatError(f"{entry.ours} has no place in this format and is not zero")
+        start = 0
+        for source in entry.sources:
+            numbers = flat[start : start + source.size]
+            start += source.size
+            if source.at is None:
+                yield source.name, _back(source, numbers, source.shape)
+                continue
+            whole = gathering.setdefault(source.name, np.empty(source.shape, flat.dtype))
+            whole[source.at] = _back(source, numbers, source.shape[1:])
+            left[source.name] -= 1
+            if not left[source.name]:
+                yield source.name, gathering.pop(source.name)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of a list of names."""
+    return ", ".join(names[:LISTED]) + (", .." if len(names) > LISTED else "")
+
+
+def _back(source: Source, numbers: ndarray, shape: tuple[int, ...]) -> ndarray:
+    """Numbers of ours as their array: `theirs` is given the shape that `change.ours` gives for one of theirs."""
+    turned = source.change.ours(np.broadcast_to(np.float32(0), shape)).shape
+    return source.change.theirs(numbers.reshape(turned))
+
+
+def _picked(stored: Stored, at: int | None) -> Stored:
+    return stored if at is None else stored[at]
+
+
+def _wide(stored: Stored) -> bool:
+    return isinstance(stored, ndarray) and stored.dtype == np.float64
