@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from temaki.base.errors import TokenizerError
 from temaki.tokens import bpe, feed, split
 from temaki.tokens.bpe import Bpe
+from temaki.tokens.bpe_vocabulary import Partial
 from temaki.tokens.plain_bpe import PlainBpe
 from temaki.tokens.tokenizer import Dropout
 
@@ -412,3 +413,32 @@ def test_a_stream_of_a_gigabyte_needs_little_memory():
     megabytes, read = map(int, done.stdout.split())
     assert read > 1 << 28
     assert megabytes < 64
+
+
+@pytest.mark.parametrize("partial", ["before", "after"])
+@pytest.mark.parametrize("pattern", ["gpt2", "llama3", r"\S+|\s+"])
+def test_bytes_without_a_token_are_left_out_however_a_text_comes(pattern: str, partial: Partial) -> None:
+    """Before merging neighbours are joined, after it they are not; bytes inside of characters too."""
+    absent = {bytes([value]) for value in (0, 0x20, 0x61, 0xBD, 0xE4)}
+    tokens = [bytes([value]) for value in range(256) if bytes([value]) not in absent] + [b"!!", b"bb", END.encode()]
+    words = Bpe(tokens, [(b"!", b"!"), (b"b", b"b")], {END: len(tokens) - 1}, pattern, partial=partial)
+    assert words.tokens[words.encode_list("!\0!")[0]] == (b"!!" if partial == "before" else b"!")
+    assert words.encode_list("!\0!", ()) == words.encode("!\0!", noise=Dropout(seed=1, place=0, drop=0)).tolist()
+    assert Bpe.of(words.facts()).fingerprint == words.fingerprint
+    draw = random.Random(5)
+    texts = ["", "\0", " \0 a", "bab", f"b{END}\0b", *(nasty_text(draw) for _ in range(60))]
+    found = [words.encode_list(text, {END}) for text in texts]
+    for text, ids in zip(texts, found, strict=True):
+        parts = [text[at : at + 3] for at in range(0, len(text), 3)]
+        assert [id for piece in words.encode_iterable(parts, {END}) for id in piece] == ids
+    batch = words.encode_batch(texts, {END})
+    assert [batch.ids[one:two].tolist() for one, two in pairwise(batch.offsets)] == found
+    long = "".join(texts) * 30
+    assert words.encode(long, {END}, threads=1).tolist() == words.encode(long, {END}, threads=2).tolist()
+
+
+def test_a_vocabulary_with_all_bytes_is_not_partial() -> None:
+    tokens = [bytes([value]) for value in range(256)]
+    assert Bpe(tokens, [], {}, partial="after").fingerprint == Bpe(tokens, [], {}).fingerprint
+    with pytest.raises(TokenizerError, match="before, after"):
+        Bpe.of(Bpe(tokens, [], {}).facts() | {"partial": "never"})

@@ -52,12 +52,14 @@ BLOCKS = {
         norm=m.LayerNormConfig(),
     ),
     "course": m.BlockConfig(mixer=attention(position=m.RopeConfig(pairs="interleaved"))),
+    "encoder": m.BlockConfig(mixer=attention(mask="bidirectional", qk_norm=True)),
 }
 PLACES = {
     "home": {"hf", "gguf", "native"},
     "llama": {"hf", "gguf", "llama2c", "native"},
     "gpt2": {"hf", "gguf", "openai", "native"},
     "course": {"hf", "gguf", "llama2c", "cs336", "native"},
+    "encoder": {"native"},
 }
 """Which formats can say which model."""
 
@@ -209,7 +211,7 @@ def reworded(opened: Opened) -> Opened:
 
 LIES = {
     "weights": (off_by(0.05), "another model"),
-    "theta": (other(theta), "theta: 10000.0 -> 20000.0"),
+    "theta": (other(theta), r"theta 20000.0[\s\S]*theta 10000.0"),
     "no tokenizer": (lambda opened: replace(opened, read_tokenizer=lambda: None), "has no tokenizer"),
     "another tokenizer": (reworded, "gets other ids"),
     "no template": (lambda opened: replace(opened, read_chat=lambda: None), "the chat template came back otherwise"),
@@ -245,8 +247,33 @@ def test_shapes_a_format_cannot_say_are_refused_and_inspect_knows(name: str, tmp
     for to in carry.TARGETS.keys() - PLACES[name]:
         assert carry.refusal(source, to)
         with pytest.raises(FormatError):
-            carried(source, tmp_path / to, to)
+            carried(source, tmp_path / "no" / to, to)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_format_that_wants_a_context_is_not_promised_without_one(tmp_path: Path) -> None:
+    source = made("home", tmp_path / "in", None)
+    unknown = replace(source, config=replace(source.config, context=None), settings={})
+    assert carry.refusal(unknown, "gguf")
+    assert carry.refusal(unknown, "native") is None
+
+
+def test_a_refusal_tells_a_few_differences_each_of_all_blocks_once(tmp_path: Path) -> None:
+    source = made("home", tmp_path / "in", None)
+    deep = replace(source, config=replace(source.config, depth=40))
+    with pytest.raises(FormatError) as caught:
+        carried(deep, tmp_path / "out", "openai")
+    assert caught.value.found.startswith("pattern.*.mixer.kv_heads 2, pattern.*.mixer.position.kind rope")
+    assert caught.value.allowed.startswith("pattern.*.mixer.kv_heads 4, pattern.*.mixer.position.kind none")
+    assert len(str(caught.value)) < 500
+
+
+def test_differences_of_some_blocks_alone_keep_their_numbers_and_a_kind_stands_for_its_table() -> None:
+    home, course = BLOCKS["home"], BLOCKS["course"]
+    one = replace(shape("home"), pattern=(home, home))
+    two = replace(one, pattern=(home, replace(home, mixer=course.mixer, norm=m.LayerNormConfig())))
+    keys = [each.key for each in parity.unlike(one, two)]
+    assert keys == ["pattern.1.mixer.kv_heads", "pattern.1.mixer.qk_norm", "pattern.1.norm.kind"]
 
 
 def test_wrong_words_are_answered(tmp_path: Path) -> None:
@@ -334,6 +361,12 @@ def test_inspect_of_a_damaged_model_says_which_part_and_shows_the_rest(tmp_path:
     assert "is damaged" in found["weights"]["error"]
     assert found["tokenizer"]["size"] == 300
     assert "is damaged" in told.lines(found)
+
+
+def test_what_a_file_says_of_itself_commands_no_terminal(tmp_path: Path) -> None:
+    source = made("home", tmp_path / "home", None)
+    text = told.lines(told.told(replace(source, facts={"name": "a\x1b[2J\u202eb"})))
+    assert "name a\ufffd[2J\ufffdb" in text
 
 
 def test_inspect_and_carry_load_no_torch_for_what_needs_none(fresh, tmp_path: Path, words: Path) -> None:

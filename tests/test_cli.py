@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from temaki.base.log import read as metric_lines
+from temaki.cli import main
 
 WORDS = [
     "rice",
@@ -224,6 +225,12 @@ def test_a_wrong_word_ends_a_real_process_with_its_code(place: Path) -> None:
     assert out.stdout == ""
     assert "sing" in temaki("sing", where=place, code=2).stderr
     assert "Usage:" in temaki(where=place).stdout
+
+
+@pytest.mark.parametrize("said", main.OUT_OF_MEMORY)
+def test_memory_that_is_not_there_is_no_bug(said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main._explain(RuntimeError(f"DefaultCPUAllocator: {said}: you tried 99 bytes")) == 1
+    assert "--context" in capsys.readouterr().err
 
 
 def test_debug_shows_where(place: Path) -> None:

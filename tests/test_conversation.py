@@ -45,10 +45,11 @@ MIXERS = {
     "hybrid": (AttentionConfig(heads=2), S4DConfig(states=8)),
     "window": (AttentionConfig(heads=2, window=7), AttentionConfig(heads=2)),
 }
+PREFIXED = {"prefix": (AttentionConfig(heads=4, mask="prefix"),)}
 
 
 def executor(mixer: str, room: int = 200, dtype: torch.dtype = torch.float64) -> TorchExecutor:
-    pattern = tuple(BlockConfig(mixer=each) for each in MIXERS[mixer])
+    pattern = tuple(BlockConfig(mixer=each) for each in {**MIXERS, **PREFIXED}[mixer])
     made = DecoderConfig(vocabulary=TOKENIZER.size, width=16, depth=2, pattern=pattern, init="cs336")
     return TorchExecutor(build.build(made, 5, dtype), 1, room, spare=room)
 
@@ -160,8 +161,9 @@ def test_remembering_changes_no_logit_and_reads_what_is_new(mixer):
         before = kept.read
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", [*MIXERS, *PREFIXED])
 def test_a_chat_that_goes_on_reads_each_id_once(mixer):
+    """All anew where a prompt is a prefix: it is another one, and its ids see each other both ways."""
     chat = Conversation(ChatTemplate(CHATML), TOKENIZER, 190)
     kept, chosen = Remembering(executor(mixer)), SamplingConfig(max_tokens=8, temperature=0)
     for question in ("one", "two \U0001f642", "three"):
@@ -171,7 +173,9 @@ def test_a_chat_that_goes_on_reads_each_id_once(mixer):
         before, wanted = kept.read, "".join(alone)
         reply = Reply(kept, TOKENIZER, ids, chosen, ends=chat.ends)
         assert "".join(reply) == wanted
-        if before:  # of the answer before, only what a letter made of several ids may have changed is read again
+        if mixer in PREFIXED:
+            assert kept.read - before == len(ids) + len(reply.completion.ids) - 1
+        elif before:  # of the answer before, only what a letter made of several ids may have changed is read again
             assert kept.read - before < len(ids)
         chat.answered(reply.completion.text)
     kept.forget()

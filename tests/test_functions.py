@@ -155,6 +155,11 @@ def test_norm_and_ffn_are_their_formulas() -> None:
     x, gain = torch.randn(5, 8, generator=generator), torch.rand(8, generator=generator)
     close(rms_norm(x, gain), x * gain / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt())
     assert rms_norm(x.bfloat16() * 1e3, gain.bfloat16()).dtype == torch.bfloat16
+    with torch.no_grad():
+        without = rms_norm(x, gain), rms_norm(x.bfloat16() * 1e3, gain.bfloat16())
+    assert torch.equal(without[0], rms_norm(x, gain))
+    assert torch.equal(without[1], rms_norm(x.bfloat16() * 1e3, gain.bfloat16()))
+    close(without[0], F.rms_norm(x, (8,), gain, 1e-5))
     w1, w3, w2 = (torch.randn(s, generator=generator) for s in ((12, 8), (12, 8), (8, 12)))
     a = x @ w1.mT
     close(swiglu(x, torch.cat([w1, w3]), w2), (a * torch.sigmoid(a) * (x @ w3.mT)) @ w2.mT)

@@ -1,6 +1,7 @@
 """Training a model further: it keeps its shape, weights, tokenizer and ways, learns, resumes, and leaves again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from temaki.base import config as config_door
-from temaki.base.errors import ConfigError, DataError
+from temaki.base.errors import ConfigError, DataError, GenerationError
 from temaki.batches import prepare
 from temaki.checkpoint import native
 from temaki.checkpoint.speaking import Speaking
@@ -20,6 +21,7 @@ from temaki.formats import open as door
 from temaki.formats.opened import Opened
 from temaki.model import build, part
 from temaki.model import config as m
+from temaki.report import runs as listed
 from temaki.study import asking, further, pipeline, recipes
 from temaki.study.voice import TorchVoice
 from temaki.tokens import bpe_train, hf_json
@@ -79,6 +81,18 @@ def small(folder: Path, special: tuple[str, ...], frame: Frame | None = None, ge
     arrays = {name: tensor.detach().numpy() for name, tensor in part.tensors(build.build(config)).items()}
     native.write(folder, said, arrays, words)
     return folder
+
+
+def learned(tmp_path: Path) -> Path:
+    """A model that has learned 24 positions."""
+    source = own.open(small(tmp_path / "source", SPECIAL))
+    config = m.DecoderConfig(
+        vocabulary=source.config.vocabulary, width=16, depth=1, input_position=m.LearnedConfig(room=24),
+        pattern=(m.BlockConfig(mixer=m.AttentionConfig(heads=2, position=m.NoPositionConfig())),), init="cs336",
+    )  # fmt: skip
+    weights = {name: tensor.detach().numpy() for name, tensor in part.tensors(build.build(config)).items()}
+    native.write(tmp_path / "learned", {"model": config_door.mapping(config)}, weights, tmp_path / "source-words")
+    return tmp_path / "learned"
 
 
 def arrays(opened: Opened) -> dict[str, np.ndarray]:
@@ -226,6 +240,16 @@ def test_any_model_on_any_text_costs_what_its_documents_cost_as_shards(text: Pat
     assert found.tokens == sum(each.tokens for each in splits)
 
 
+def test_what_begins_a_models_prompts_stands_between_documents_that_judge_it(tmp_path: Path) -> None:
+    source = own.open(small(tmp_path / "source", ("<s>", "</s>"), generation={"front": [1], "stop": [1]}))
+    (tmp_path / "one.txt").write_text(STORY, encoding="utf-8")
+    assert source.tokenizer is not None
+    model = source.model(torch.float64)
+    document = np.array([1, *source.tokenizer.encode_list(STORY)])
+    wanted = loss.score(model, [document], len(STORY), 32)
+    assert pipeline.score_text(source, model, tmp_path / "one.txt", 32).nats == pytest.approx(wanted.nats, rel=1e-10)
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -254,15 +278,51 @@ def test_recipes_that_ask_for_something_else_are_refused(text: Path, tmp_path: P
 
 
 def test_rows_beyond_learned_positions_are_refused_before_any_work(text: Path, tmp_path: Path) -> None:
-    source = own.open(small(tmp_path / "source", SPECIAL))
-    config = m.DecoderConfig(
-        vocabulary=source.config.vocabulary, width=16, depth=1, input_position=m.LearnedConfig(room=24),
-        pattern=(m.BlockConfig(mixer=m.AttentionConfig(heads=2, position=m.NoPositionConfig())),), init="cs336",
-    )  # fmt: skip
-    weights = {name: tensor.detach().numpy() for name, tensor in part.tensors(build.build(config)).items()}
-    native.write(tmp_path / "learned", {"model": config_door.mapping(config)}, weights, tmp_path / "source-words")
-    with pytest.raises(ConfigError, match=r"learned positions[\s\S]*found: 32[\s\S]*1 to 24"):
-        pipeline.ready(recipe(tmp_path / "learned", text), tmp_path / "run")
+    path = learned(tmp_path)
+    with pytest.raises(ConfigError, match=r"learned positions[\s\S]*context 32, 24 positions[\s\S]*1 to 24"):
+        pipeline.ready(recipe(path, text), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_answers_beyond_learned_positions_are_refused_with_all_numbers(tmp_path: Path) -> None:
+    path = learned(tmp_path)
+    assert pipeline.generate(path, "", max_tokens=23) is not None
+    with pytest.raises(GenerationError, match=r"1 ids of the prompt \+ 24 tokens = 25[\s\S]*24 positions"):
+        pipeline.generate(path, "", max_tokens=24)
+
+
+def test_an_empty_prompt_begins_behind_the_token_between_documents(tmp_path: Path) -> None:
+    opened = own.open(small(tmp_path / "stops", SPECIAL, generation={"stop": [0]}))
+    assert opened.tokenizer is not None
+    ends = asking.ends_of(opened, opened.tokenizer)
+    assert (ends.front, ends.stop, ends.empty) == ((), (0,), (0,))
+    assert isinstance(pipeline.generate(opened, "", max_tokens=3), str)
+    nameless = own.open(small(tmp_path / "nameless", ("<s>",), generation={"stop": [0]}))
+    with pytest.raises(GenerationError, match="empty prompt"):
+        pipeline.generate(nameless, "", max_tokens=3)
+
+
+def test_an_encoder_is_trained_further_by_the_mask_of_its_own_tokenizer(text: Path, tmp_path: Path) -> None:
+    source = own.open(small(tmp_path / "source", (*SPECIAL, "<|mask|>")))
+    mixer = m.AttentionConfig(heads=2, mask="bidirectional")
+    config = replace(source.config, pattern=(m.BlockConfig(mixer=mixer),))
+    native.write(tmp_path / "in", {"model": config_door.mapping(config)}, arrays(source), tmp_path / "source-words")
+    made = pipeline.ready(recipe(tmp_path / "in", text, objective={"kind": "masked"}), tmp_path / "run")
+    assert pipeline.train(made).reason == "finished"
+    (run,) = listed.runs(tmp_path / "run")
+    assert run.next.startswith("temaki report")
+    maskless = recipe(small(tmp_path / "none", SPECIAL), text, objective={"kind": "masked"})
+    with pytest.raises(ConfigError, match="bidirectional"):
+        pipeline.ready(maskless, tmp_path / "other")
+
+
+def test_masked_models_begin_otherwise_than_as_bigrams(text: Path, tmp_path: Path) -> None:
+    found = recipe(tmp_path, text, begin={"kind": "bigrams"}, objective={"kind": "masked"})
+    mixer = {"kind": "attention", "heads": 2, "mask": "bidirectional"}
+    found["model"] = {"width": 16, "depth": 1, "tied": False, "pattern": [{"mixer": mixer}]}
+    found["data"]["special"] = ["<|mask|>"]
+    with pytest.raises(ConfigError, match="a masked model does not"):
+        pipeline.ready(found, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -273,6 +333,7 @@ def test_the_dial_of_minutes_gives_steps_and_the_dial_of_depth_is_refused(text: 
     long = further.dialled(found, [], 2.0, None, lambda: 1e8)
     assert long["stop"]["steps"] == pytest.approx(2 * short["stop"]["steps"], abs=2)
     assert short["stop"]["minutes"] == 1.0
+    assert further.dialled(found, [], 1e-3, None, lambda: 1.0)["stop"]["steps"] == 3  # one after the warmup
     assert further.dialled(found, [], None, None, lambda: 1e8) == found
     with pytest.raises(ConfigError, match="--depth"):
         resolved.resolve(found, [], None, None, 3)

@@ -24,6 +24,7 @@ from temaki.generate.request import Event, Request
 from temaki.generate.torch_executor import TorchExecutor
 from temaki.model import build, linear
 from temaki.model.config import (
+    AlibiConfig,
     AttentionConfig,
     BlockConfig,
     DecoderConfig,
@@ -369,6 +370,7 @@ class Fake:
 
     def __init__(self, slots: int, room: int, broken: int | None = None, vocabulary: int = V):
         self.slots, self.room, self.vocabulary, self.broken = slots, room, vocabulary, broken
+        self.whole = False
         self.held: list[list[int] | None] = [None] * slots
         self.calls: list[list[Work]] = []
 
@@ -841,6 +843,9 @@ def test_a_special_token_does_not_arise_from_a_prompt_and_other_ends_can_be_name
     assert text.prompt_ids(Bytes(), "a", text.Ends()).tolist() == [98]
     assert text.prompt_ids(Bytes(), "a", text.Ends((5, 6), (7,))).tolist() == [5, 6, 98]
     assert text.prompt_ids(Bytes(), "").tolist() == [0]
+    assert text.prompt_ids(Bytes(), "", text.Ends(empty=(9,))).tolist() == [9]
+    assert text.prompt_ids(Bytes(), "a", text.Ends(empty=(9,))).tolist() == [98]
+    assert text.prompt_ids(Bytes(), "", text.Ends(front=(5,), empty=(9,))).tolist() == [5]
     assert text.room(Bytes(), ["a"], SamplingConfig(max_tokens=5), text.Ends((5, 6))) == 8
     with pytest.raises(GenerationError, match=r"(?s)<\|endoftext\|>.*none"):
         text.complete(Fake(1, 8, vocabulary=257), Nameless(), ["a"])
@@ -945,6 +950,92 @@ def test_a_model_in_training_can_be_sampled_from(variant):
     for name, each in sampled.named_parameters():
         assert (each.grad is None) == (wanted[name] is None)
         assert each.grad is None or torch.equal(each.grad, wanted[name])
+
+
+# ---- models whose prompt is a prefix
+
+PREFIXED = {
+    "prefix": (block(AttentionConfig(heads=4, kv_heads=2, mask="prefix")),),
+    "prefix-hybrid": (
+        block(AttentionConfig(heads=2, mask="prefix", position=AlibiConfig())),
+        block(S4DConfig(states=8)),
+    ),
+}
+
+
+def prefixed(name: str, dtype: str) -> build.Model:
+    made = DecoderConfig(vocabulary=V, width=16, depth=2, pattern=PREFIXED[name], tied=False, init="cs336")
+    return build.build(made, 7, DTYPES[dtype])
+
+
+def read_both_ways(of: build.Model, ids: Sequence[int], prompt: int) -> np.ndarray:
+    """All logits [n, V] by one forward without any state, the first `prompt` ids a prefix: the oracle."""
+    with torch.no_grad():
+        return of.head.logits(of(rows.rows([list(ids)], prefix=[prompt]))).numpy()
+
+
+@pytest.mark.parametrize("name", PREFIXED)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_prompt_is_a_prefix_as_in_one_forward_with_it(name, dtype):
+    of = prefixed(name, dtype)
+    executor = TorchExecutor(of, slots=4, room=40, spare=3)
+    assert executor.whole
+    asked, rest = prompts(3, seed=1, longest=12), prompts(1, seed=2)[0]
+    answer = executor.run([Work(slot, np.array(each), "all") for slot, each in enumerate(asked)]).logits
+    at = 0
+    for each in asked:
+        close_logits(answer[at : at + len(each)], read_both_ways(of, each, len(each)), dtype)
+        at += len(each)
+    assert np.abs(answer[0] - whole(of, asked[0])[0]).max() > 1e-3 * np.abs(answer[0]).max()
+    executor.fork(0, 3)
+    executor.mark([3])
+    executor.run([Work(3, np.array(rest[:3]), "none")])
+    executor.rewind([3], [0])
+    for i, one in enumerate(rest[:5]):
+        found = executor.run([Work(slot, np.array([one]), "last") for slot in (3, 1)]).logits
+        for logits, prompt in zip(found, (asked[0], asked[1]), strict=True):
+            close_logits(logits, read_both_ways(of, [*prompt, *rest[: i + 1]], len(prompt))[-1], dtype)
+
+
+@pytest.mark.parametrize("name", PREFIXED)
+@pytest.mark.parametrize("chunk", [1, 5, 512])
+def test_prefix_models_answer_alike_alone_in_a_batch_and_uncached(name, chunk):
+    of = prefixed(name, "float64")
+    asked = [ask(each, seed=i, max_tokens=6, temperature=0) for i, each in enumerate(prompts(6, seed=3, longest=12))]
+    together = serve(TorchExecutor(of, slots=3, room=40), asked, chunk)
+    for number, each in enumerate(asked):
+        alone = serve(TorchExecutor(of, slots=1, room=40), [each], chunk)
+        assert together.ids[number, 0] == alone.ids[0, 0]
+        row = each.ids.tolist()
+        for _ in range(6):
+            row.append(int(read_both_ways(of, row, len(each.ids))[-1].argmax()))
+        assert alone.ids[0, 0] == row[len(each.ids) :]
+    assert not TorchExecutor(model("rope-half", "float64"), slots=1, room=4).whole
+
+
+@QUIET
+@given(
+    asked=st.lists(requests(), min_size=1, max_size=7),
+    chunk=st.integers(1, 20),
+    steps=st.lists(st.integers(0, 4), min_size=7, max_size=7),
+)
+def test_an_executor_that_reads_prompts_whole_is_never_given_a_part(asked, chunk, steps):
+    fake = Fake(4, room=13, broken=0)
+    fake.whole = True
+    engine, story = Engine(fake, chunk), Story()
+    for each, count in zip(asked, steps, strict=False):
+        engine.submit(each)
+        for _ in range(count):
+            story.take(engine.step())
+    finish(engine, story)
+    for number, each in enumerate(asked):
+        for branch in range(each.first, each.first + each.branches):
+            assert (story.ids[number, branch], story.done[number, branch]) == told(fake, each, branch)
+    read = [[len(each.ids) for each in call if len(each.ids) > 1] for call in fake.calls]
+    assert all(each.want == "last" for call in fake.calls for each in call)
+    assert all(sum(call) <= chunk or len(call) == 1 for call in read)
+    lengths = [len(each.ids) for each in asked if len(each.ids) > 1]
+    assert sorted(length for call in read for length in call) == sorted(lengths)
 
 
 # ---- promises about loading and examples

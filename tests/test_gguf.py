@@ -15,6 +15,7 @@ import gguf_models
 from gguf_models import TEMPLATE
 from temaki.base.errors import FormatError, TemakiError
 from temaki.checkpoint.speaking import Speaking
+from temaki.cli import carried
 from temaki.formats import gguf, gguf_config, gguf_file, gguf_names, gguf_tokenizer, gguf_written, proof
 from temaki.formats.opened import Opened
 from temaki.model.config import (
@@ -35,6 +36,7 @@ from temaki.tokens.bpe import Bpe
 from temaki.tokens.chat import ChatTemplate
 from temaki.tokens.frame import Frame
 from temaki.tokens.sentencepiece_bpe import SentencePieceBpe
+from temaki.tokens.tokenizer import Tokenizer
 
 CONFIGS = gguf_models.CONFIGS
 
@@ -96,6 +98,17 @@ def test_kinds_of_arrays(tmp_path: Path, kind: str) -> None:
     for name, weight in before.weights().items():
         apart = np.abs(weight.array() - after[name].array()).max() / np.abs(weight.array()).max()
         assert apart < (1e-3 if kind == "f16" else 0.01 if kind == "q8_0" else 0.15), name
+
+
+def test_export_says_what_could_not_be_cut_into_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(CONFIGS["qwen3"], width=48)
+    gguf.write(gguf_models.model(config, gguf_models.tokenizer()), tmp_path / "narrow.gguf")
+    gguf.write(gguf_models.model(CONFIGS["qwen3"], gguf_models.tokenizer()), tmp_path / "wide.gguf")
+    for name, told in (("narrow", "kept as f16: 12 matrices whose rows are no multiple of 32 numbers"), ("wide", "")):
+        carried.carried(tmp_path / f"{name}.gguf", tmp_path / f"{name}-8.gguf", "gguf", "q8_0", json=False)
+        out = capsys.readouterr().out
+        assert told in out
+        assert ("kept as f16" in out) == bool(told)
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "q8_0", "q4_1"])
@@ -187,13 +200,24 @@ def test_our_own_models_begin_and_end_with_end_of_text(tmp_path: Path) -> None:
     assert said["tokenizer.ggml.add_bos_token"] is True
 
 
+def test_a_model_that_names_no_end_gets_one_that_ends_nothing(tmp_path: Path) -> None:
+    """llama.cpp would take id 11, whatever it is: an unused id is named, which is no end for us either."""
+    words = gguf_models.tokenizer("gpt2", 380, ())
+    gguf.write(gguf_models.model(CONFIGS["llama"], words), tmp_path / "endless.gguf")
+    assert gguf_file.load(tmp_path / "endless.gguf").metadata["tokenizer.ggml.eos_token_id"] == 380
+    assert gguf.open(tmp_path / "endless.gguf").speaking == Speaking()
+    full = replace(CONFIGS["llama"], vocabulary=380)
+    with pytest.raises(FormatError, match="ends an answer at some id in any case"):
+        gguf.write(gguf_models.model(full, words), tmp_path / "full.gguf")
+
+
 def test_bytes_without_a_token_are_left_out(tmp_path: Path) -> None:
     """As llama.cpp does with SmolLM2's vocabulary: on texts that have them the rest is encoded as if they were not."""
     whole = gguf_models.tokenizer("gpt2", 380)
     lacking = {0x04, 0xC0, 0xF4}
     kept = [token for token in whole.tokens if not (len(token) == 1 and token[0] in lacking)]
     special = {text: kept.index(text.encode()) for text in whole.special}
-    words = Bpe(kept, whole.merges, special, "gpt2", partial=True)
+    words = Bpe(kept, whole.merges, special, "gpt2", partial="after")
     assert words.encode_list("a\x04b\x04") == words.encode_list("a") + words.encode_list("b")
     assert (
         words.decode(words.encode_list("x\x04 y \U0010ffff!")) == "x y \ufffd\ufffd\ufffd!"
@@ -221,6 +245,17 @@ def test_sentencepiece_there_and_back(tmp_path: Path, prefix: bool) -> None:
     assert after.speaking == speaking
     texts = [*list(proof.texts(200)), "the tin  heron", "<s>the</s>"]
     assert all(words.encode_list(text) == after.framed[0].encode_list(text) for text in texts)
+
+
+def test_sentencepiece_parts_that_the_file_does_not_say(tmp_path: Path) -> None:
+    """The ids that llama.cpp takes then."""
+    words = gguf_models.pieces()
+    config = replace(CONFIGS["llama"], vocabulary=words.size)
+    keys = {f"tokenizer.ggml.{name}": None for name in ("bos_token_id", "unknown_token_id", "add_bos_token")}
+    after = gguf.open(changed(tmp_path, keys | {"tokenizer.ggml.eos_token_id": None}, config, words))
+    assert after.framed is not None
+    assert after.framed[1] == Frame(before=("<s>",))
+    assert after.speaking == Speaking(front=(1,), stop=(2,))
 
 
 def test_tokenizers_that_llama_cpp_would_read_otherwise_are_refused(tmp_path: Path) -> None:
@@ -257,6 +292,8 @@ def test_tokenizers_that_llama_cpp_would_read_otherwise_are_refused(tmp_path: Pa
         ("tokenizer.ggml.eos_token_id", 400, "is no id"),
         ("tokenizer.ggml.merges", ["ab"], "merge 0 is not two tokens"),
         ("tokenizer.ggml.token_type", np.ones(3, np.int32), "one number for each token"),
+        ("tokenizer.ggml.token_type", np.full(400, 77, np.int32), "a type that is not known"),
+        ("tokenizer.ggml.token_type", np.full(400, np.nan, np.float32), "a type that is not known"),
         ("tokenizer.ggml.tokens", 3, "no list of texts"),
         ("tokenizer.ggml.add_bos_token", 1, "neither true nor false"),
     ],
@@ -268,13 +305,23 @@ def test_damaged_tokenizers_are_refused_by_name(tmp_path: Path, key: str, value:
         assert opened.framed
 
 
+def test_a_file_whose_tokenizer_is_not_known_still_opens(tmp_path: Path) -> None:
+    """Shape and weights are there; the tokenizer is refused when it is asked for."""
+    opened = gguf.open(changed(tmp_path, {"tokenizer.ggml.pre": "tekken"}))
+    assert opened.weights()
+    with pytest.raises(FormatError, match="how this tokenizer splits text is not known"):
+        assert opened.framed
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
-def changed(folder: Path, keys: dict[str, Any], config: DecoderConfig | None = None) -> Path:
+def changed(
+    folder: Path, keys: dict[str, Any], config: DecoderConfig | None = None, words: Tokenizer | None = None
+) -> Path:
     """A tiny file with other metadata; None takes a key away."""
     path = folder / "changed.gguf"
-    gguf.write(gguf_models.model(config or CONFIGS["llama"], gguf_models.tokenizer()), path)
+    gguf.write(gguf_models.model(config or CONFIGS["llama"], words or gguf_models.tokenizer()), path)
     file = gguf_file.load(path)
     metadata = {key: value for key, value in {**file.metadata, **keys}.items() if value is not None}
     planned = [gguf_written.Planned(name, held.shape, held.kind) for name, held in file.arrays.items()]
@@ -290,6 +337,7 @@ def changed(folder: Path, keys: dict[str, Any], config: DecoderConfig | None = N
         ("general.architecture", "mamba", "llama, gpt2, qwen2"),
         ("general.alignment", 24, "no power of 2"),
         ("split.count", 3, "one file of several"),
+        ("split.count", np.array([1, 1], np.uint32), "one file of several"),
         ("llama.block_count", 3, "missing: blk.2"),
         ("llama.block_count", 4_000_000_000, "are not those of a model"),
         ("llama.block_count", 1, "unexpected: blk.1"),
@@ -305,6 +353,7 @@ def changed(folder: Path, keys: dict[str, Any], config: DecoderConfig | None = N
         ("llama.rope.scaling.type", "longrope", "scaling of RoPE is not known"),
         ("llama.attention.layer_norm_rms_epsilon", float("nan"), "no number above 0"),
         ("llama.expert_count", 4, "not there for each expert"),
+        ("llama.expert_count", 4_000_000, "too many experts"),
         ("llama.attention.causal", False, "both directions"),
     ],
 )

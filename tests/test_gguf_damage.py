@@ -18,6 +18,7 @@ from temaki.tokens.chat import ChatTemplate
 
 def tried(path: Path, content: bytes) -> bool:
     """Whether a file is read, to its last number and token; nothing but our errors may arise."""
+    path.unlink(missing_ok=True)  # a new file each time: one that is mapped must not be cut, and cutting is slow
     path.write_bytes(content)
     try:
         opened = gguf.open(path)
@@ -86,7 +87,7 @@ def test_mutants(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(1800)
 def test_many_mutants(tmp_path: Path) -> None:
     assert 0 < fuzzed(tmp_path, 1_000, 100_000) < 70_000
 

@@ -39,6 +39,7 @@ from temaki.model.config import (
 )
 from temaki.tokens import bpe_train, files, hf_json
 from temaki.tokens.bpe import Bpe
+from temaki.tokens.bpe_vocabulary import Partial
 from temaki.tokens.chat import ChatTemplate
 
 END = "<|endoftext|>"
@@ -197,17 +198,20 @@ def test_the_tokenizer_and_the_chat_template_leave_with_it(theirs: Any, tmp_path
     assert again.tokenizer.fingerprint == opened.tokenizer.fingerprint
 
 
-def test_bytes_without_a_token_are_left_out_in_both(theirs: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("partial", ["before", "after"])
+def test_bytes_without_a_token_are_left_out_in_both(theirs: Any, tmp_path: Path, partial: Partial) -> None:
     """SmolLM2's vocabulary lacks 21 bytes."""
-    full = bpe_train.train(CORPUS, 330)
+    full = bpe_train.train([*CORPUS, "!! == !! == !! =="], 340)
     absent = {bytes([value]) for value in (0, 4, 0xF1, 0xFF)}
-    lacking = Bpe([token for token in full.tokens if token not in absent], full.merges, {}, "gpt2", partial=True)
+    lacking = Bpe([token for token in full.tokens if token not in absent], full.merges, {}, "gpt2", partial=partial)
     hf_json.save(lacking, tmp_path)
     tokenizer = theirs.AutoTokenizer.from_pretrained(tmp_path)
     again, _ = hf_json.load(tmp_path)
     assert again.fingerprint == lacking.fingerprint
-    for text in nasty.texts(200, 11, ("\0", "\x04\x04", "a\0b", "\U00040000")):
+    for text in nasty.texts(200, 11, ("\0", "\x04\x04", "a\0b", "!\0!", "=\x04=\0=", "\U00040000")):
         assert tokenizer.encode(text) == lacking.encode_list(text) == again.encode_list(text)
+    joined = [len(lacking.encode_list(text)) for text in ("!\0!", "=\x04=\0=")]
+    assert joined == ([1, 2] if partial == "before" else [2, 3])
 
 
 def test_ends_and_advice_leave_with_it_and_come_back(theirs: Any, tmp_path: Path) -> None:
@@ -267,6 +271,8 @@ def test_numbers_beyond_half_precision_are_refused(tmp_path: Path) -> None:
         if dtype != "float32":
             with pytest.raises(FormatError, match=f"beyond {dtype}"):
                 hf_safetensors.packed("x", np.array([beyond], np.float32), dtype)  # type: ignore[arg-type]
+        with pytest.raises(FormatError, match=f"beyond {dtype}"):
+            hf_safetensors.packed("x", np.array([1e300]), dtype)  # type: ignore[arg-type]
 
 
 def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
@@ -335,6 +341,9 @@ def written(folder: Path, changes: dict[str, Any] | None = None, drop: str | Non
         ({"num_key_value_heads": 3}, "kv_heads"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
         ({"vocab_size": None}, "vocab_size"),
+        ({"model_type": "qwen3", "use_sliding_window": None}, "use_sliding_window"),
+        ({"model_type": "gemma", "head_dim": 4, "hidden_activation": "silu"}, "hidden_act and hidden_activation"),
+        ({"eos_token_id": -1}, "config.json is not understood: stop.0"),
         ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ({"model_type": "gpt2", "activation_function": "tanh"}, "relu2"),
         ({"model_type": "qwen2", "layer_types": ["full_attention"]}, "every layer"),
@@ -431,6 +440,18 @@ def test_buffers_of_old_files_are_passed_over(tmp_path: Path) -> None:
     arrays.write(folder / "new", {**held, "model.layers.0.extra": np.ones(2, np.float32)})
     (folder / "new").replace(folder / "model.safetensors")
     with pytest.raises(FormatError, match="unexpected: "):
+        hf.open(folder).weights()
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.bool_])
+def test_whole_numbers_are_no_weights(tmp_path: Path, kind: type) -> None:
+    """They would be codes of some quantisation, and mean nothing without its scales."""
+    folder = written(tmp_path / "it")
+    held = {name: array.copy() for name, array in arrays.read(folder / "model.safetensors").items()}
+    name = "model.layers.0.mlp.up_proj.weight"
+    arrays.write(folder / "new", {**held, name: (10 * held[name]).astype(kind)})
+    (folder / "new").replace(folder / "model.safetensors")
+    with pytest.raises(FormatError, match=f"1 of whole numbers: {name}"):
         hf.open(folder).weights()
 
 

@@ -224,6 +224,25 @@ def test_old_keys_mean_the_same(folders: Any, tmp_path: Path, name: str) -> None
     assert hf.open(tmp_path).config == hf.open(folder).config
 
 
+def test_mistral_with_windows_by_layer_is_what_their_auto_classes_make_of_it(tmp_path: Path) -> None:
+    """They take another family for it; it leaves as one that every version of theirs reads alike."""
+    _, told = families.MODELS["mistral, window"]
+    kinds = ["sliding_attention", "full_attention"]
+    (tmp_path / "config.json").write_text(json.dumps({**told, "model_type": "mistral", "layer_types": kinds}))
+    settings = transformers.AutoConfig.from_pretrained(tmp_path, attn_implementation="eager")
+    torch.manual_seed(4)
+    theirs = transformers.AutoModelForCausalLM.from_config(settings).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    opened = hf.open(tmp_path)
+    assert opened.warnings == ()
+    assert compared("mistral, windows by layer", theirs, opened).logits < FLOAT32
+    hf.write(opened, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] != "mistral"
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    assert compared("back", back, opened).logits < FLOAT32
+
+
 @pytest.mark.parametrize("name", ["gpt2", "qwen3_moe"])
 def test_shards_are_one_model(folders: Any, tmp_path: Path, name: str) -> None:
     theirs, folder = folders(name)

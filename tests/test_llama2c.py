@@ -265,6 +265,16 @@ def test_what_llama2c_cannot_say_is_refused_by_name(part: str, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_number_beyond_float32_is_refused(tmp_path: Path):
+    small, _ = opened(config())
+    weights = dict(small.weights())
+    gain = weights["norm.gain"].array().astype(np.float64)
+    gain[0] = 1e300
+    with pytest.raises(FormatError, match="beyond float32"):
+        llama2c.write(replace(small, read_weights=lambda: {**weights, "norm.gain": plain(gain)}), tmp_path / "m.bin")
+    assert not list(tmp_path.iterdir())
+
+
 def test_headers_beyond_version_1_are_refused(tmp_path: Path):
     (tmp_path / "m.bin").write_bytes((b"24ka" + struct.pack("<i", 2)).ljust(400, b"\0"))
     with pytest.raises(FormatError, match="version 2"):
@@ -372,6 +382,14 @@ def test_what_is_no_tokenizer_is_refused(content: bytes, tmp_path: Path):
     (tmp_path / "t.bin").write_bytes(content)
     with pytest.raises(TokenizerError):
         tokenizer_opener.open(tmp_path / "t.bin")
+
+
+def test_a_tokenizer_of_too_many_pieces_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Eight bytes make a piece, which takes far more than that in memory."""
+    (tmp_path / "t.bin").write_bytes(struct.pack("<i", 1) + bytes(8 * 20))
+    assert llama2c_tokenizer.size(tmp_path / "t.bin") == 20
+    monkeypatch.setattr(llama2c_tokenizer, "LARGEST", 19)
+    assert llama2c_tokenizer.size(tmp_path / "t.bin") is None
 
 
 # ---- damage ---------------------------------------------------------------------------------------------------------

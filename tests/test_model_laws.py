@@ -36,6 +36,32 @@ def test_packed_is_separate(name: str, dtype: torch.dtype) -> None:
 
 
 @every_variant
+@pytest.mark.parametrize("parts", [[], [[]], [[], [1, 2], []]], ids=str)
+def test_pieces_of_nothing_say_and_teach_nothing(name: str, parts: list[list[int]]) -> None:
+    model = variants.model(name)
+    read, alone = rows(parts), logits(model, rows([[1, 2]]))
+    found = logits(model, read)
+    assert torch.equal(found, logits(model, read, model.new_state(3, 10).at(range(len(parts)))))
+    assert found.shape == (len(read.ids), variants.VOCABULARY)
+    if len(read.ids):
+        close(found, alone)
+    model.head.nll(model(read), torch.zeros_like(read.ids), torch.ones(len(read.ids))).backward()
+    assert all(p.grad is None or bool(p.grad.any()) <= bool(len(read.ids)) for p in model.parameters())
+
+
+@every_variant
+def test_more_ids_than_a_slot_holds_are_refused(name: str) -> None:
+    model = variants.model(name)
+    state = model.new_state(slots=2, room=8)
+    logits(model, rows([range(7)]), state.at([0]))
+    with pytest.raises(AssertionError, match="room for 8"):
+        logits(model, rows([[1, 2]], [7]), state.at([0]))
+    other = model.new_state(slots=1, room=6)
+    with pytest.raises(AssertionError, match="do not fit"):
+        other.load(0, state.save(0))
+
+
+@every_variant
 @both_dtypes
 def test_batched_is_single(name: str, dtype: torch.dtype) -> None:
     model = variants.model(name, dtype)

@@ -189,6 +189,17 @@ def test_the_masked_loss_is_its_formula() -> None:
     assert measured(net, task, [found]) == pytest.approx(float(each[chosen].mean()), rel=1e-10)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_batches_that_count_nothing_teach_and_judge_nothing(kind: str) -> None:
+    net, task, whole = model(FITTING[kind]), made(kind), batch(2, 12)
+    none = replace(whole, weights=torch.zeros_like(whole.weights))
+    assert measured(net, task, [none]) is None
+    assert gradients(net, task, [none]) == 0.0
+    assert all(p.grad is None for p in net.parameters())
+    some = [task.prepared(whole, 0)]
+    assert measured(net, task, [none, *some]) == pytest.approx(measured(net, task, some), rel=1e-12)
+
+
 # ---- which model, which mask id ---------------------------------------------------------------------------------
 
 
@@ -197,10 +208,10 @@ def test_the_masked_loss_is_its_formula() -> None:
 def test_an_objective_goes_with_its_mask(kind: str, mask: str) -> None:
     net = model(mask).config
     if mask == FITTING[kind] or (kind, mask) == ("next", "prefix"):
-        objectives.check(CONFIGS[kind], net, DataConfig(tokenizer="somewhere"))
+        objectives.check(CONFIGS[kind], net)
         return
     with pytest.raises(ConfigError, match=rf'objective\.kind = "{kind}" does not go with .*"{mask}"'):
-        objectives.check(CONFIGS[kind], net, DataConfig())
+        objectives.check(CONFIGS[kind], net)
 
 
 def test_the_mask_id_is_the_tokenizers_or_named() -> None:

@@ -171,6 +171,30 @@ def test_damaged_tables_are_named(table: bytes, said: str) -> None:
         openai_tf_table.read(table, "a table")
 
 
+def test_an_index_far_larger_than_a_model_needs_is_not_read(copy: Path) -> None:
+    with (copy / INDEX).open("ab") as file:
+        file.truncate(openai_tf_bundle.INDEX_LIMIT + 1)
+    with pytest.raises(FormatError, match="too large"):
+        openai_tf.open(copy)
+
+
+def test_a_small_table_takes_little_time_and_memory() -> None:
+    """Keys that share letters, and blocks that are named again and again, would be far more than the file."""
+    longest = openai_tf_table.KEY_LIMIT
+    whole = openai_tf_table.write({b"a" * longest: b""})
+    assert len(openai_tf_table.read(whole, "a table")) == 1
+    growing = openai_tf_table.write({b"a" * length: b"" for length in range(longest, longest + 9)})
+    with pytest.raises(FormatError, match=f"a key of {longest + 1} bytes"):
+        openai_tf_table.read(growing, "a table")
+    table = bytearray()
+    empty = openai_tf_table._placed(table, {})
+    again = {bytes([letter]): empty for letter in range(9)}
+    footer = openai_tf_table._placed(table, {}) + openai_tf_table._placed(table, again)
+    table += footer.ljust(40, b"\0") + openai_tf_table.MAGIC.to_bytes(8, "little")
+    with pytest.raises(FormatError, match="lies over the one before it"):
+        openai_tf_table.read(bytes(table), "a table")
+
+
 @pytest.mark.slow
 def test_tensorflow_s_own_files(tmp_path: Path) -> None:
     """A checkpoint that TensorFlow wrote, in a small wheel: all checksums hold, and our index is the same bytes."""
@@ -257,7 +281,7 @@ def test_writing_and_reading_is_the_identity(tiny: Path, tmp_path: Path) -> None
 
 def test_another_architecture_is_not_written(tiny: Path, tmp_path: Path) -> None:
     opened = opener.open(tiny)
-    with pytest.raises(FormatError, match="tied: False -> True"):
+    with pytest.raises(FormatError, match="found: tied False\n  allowed: tied True"):
         openai_tf.write(replace(opened, config=replace(opened.config, tied=False)), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -506,6 +530,18 @@ def test_reference_continues_a_text(
         assert command(prompt, *given, patch=monkeypatch) == 0
         wanted = tokenizer.decode(use.generate(ids, tree, 5, n_head=2))
         assert capsys.readouterr().out == wanted + "\n"
+
+
+def test_reference_goes_on_where_the_prompt_ends(
+    data: Callable[[str], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The space before the first new word is said: prompt and answer make the story."""
+    model, story = data("stories260k/stories260K.bin"), data("stories260k/greedy_200.txt").read_text()
+    prompt = "Once upon a time, there was"
+    assert command(prompt, "--model", str(model), "--n_tokens_to_generate", "9", patch=monkeypatch) == 0
+    said = capsys.readouterr().out.removesuffix("\n")
+    assert said.startswith(" ")
+    assert story.startswith(prompt + said)
 
 
 def test_reference_keeps_to_the_context(

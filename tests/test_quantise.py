@@ -17,6 +17,10 @@ from temaki.model.quantise_kinds import KINDS
 WRITTEN = [name for name, kind in KINDS.items() if kind.pack is not None]
 
 
+EXTREME = (0, 0x8000, 1, 0x8001, 0x3FF, 0x400, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7C01, 0xFE01)
+"""Bits of float16 numbers that are hard to scale by."""
+
+
 def random_blocks(kind: str, shape: tuple[int, ...], seed: int = 1) -> Blocks:
     """Blocks of any bits, with scales that are finite."""
     packing = KINDS[kind]
@@ -50,6 +54,18 @@ def test_any_bits_are_read(kind: str) -> None:
     found = Blocks(kind, (512, packing.numbers), raw.reshape(-1)).dequantise()
     assert not np.isfinite(found[7]).any()
     assert np.isfinite(found).any()
+
+
+@pytest.mark.parametrize("kind", [name for name in KINDS if name != "BF16"])
+def test_extreme_scales_are_read_as_theirs(kind: str) -> None:
+    """Zeros, subnormal numbers, the largest, infinities and what is no number, in each scale of a block."""
+    packing, draw = KINDS[kind], np.random.default_rng(4)
+    raw = draw.integers(0, 256, (2000, packing.bytes), np.uint8)
+    for at in {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q6_K": (208,)}.get(kind, (0,)):
+        raw[:, at : at + 2] = draw.choice(EXTREME, len(raw)).astype("<u2")[:, None].view(np.uint8)
+    blocks = Blocks(kind, (2000, packing.numbers), raw.reshape(-1))
+    with np.errstate(invalid="ignore"):
+        assert np.array_equal(blocks.dequantise(), theirs(blocks), equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

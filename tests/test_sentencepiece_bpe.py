@@ -430,6 +430,17 @@ def test_merges_are_kept_as_they_were_listed(llama: dict[str, Any]):
     assert len(found) == 2
 
 
+def test_of_a_merge_that_is_listed_twice_the_last_place_counts(llama: dict[str, Any]):
+    package = pytest.importorskip("tokenizers", reason="tokenizers, the oracle of tokenizer.json, is missing")
+    vocab = {piece: id for id, piece in enumerate(["<unk>", "a", "b", "c", "ab", "bc"])}
+    merges = [["a", "b"], ["b", "c"], ["a", "b"]]
+    model = {**llama["model"], "vocab": vocab, "merges": merges, "byte_fallback": False}
+    content = {**llama, "model": model, "normalizer": None, "added_tokens": [], "post_processor": None, "decoder": {
+        "type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}}  # fmt: skip
+    ours, theirs = hf_json.parsed(content)[0], package.Tokenizer.from_str(json.dumps(content))
+    assert ours.encode_list("abc") == theirs.encode("abc").ids == [vocab["a"], vocab["bc"]]
+
+
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "pre-tokenizer": (lambda f: f.update(pre_tokenizer={"type": "Metaspace", "split": False}), "Metaspace"),
     "split": (lambda f: f.update(metaspace(f, "first"), pre_tokenizer={"type": "Metaspace"}), "split"),

@@ -61,6 +61,26 @@ def test_two_dials_or_none_in_range_are_refused() -> None:
             recipes.resolve({}, (), minutes, depth, 1e11)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [
+        ({"model": {"pattern": [{}]}}, "model.pattern.0"),
+        ({"model": {"pattern": [{"mixer": {"kind": "s4d"}}, "x"]}}, "model.pattern.1"),
+        ({"model": {"pattern": [{"mixer": "x"}]}}, "model.pattern.0"),
+        ({"model": {"pattern": [{"mixer": {"kind": ["attention"]}}]}}, "mixer"),
+        ({"batch": "x"}, "batch"),
+        ({"batch": {"context": 0}}, "batch.context"),
+        ({"batch": {"context": "a"}}, "batch.context"),
+        ({"batch": {"context": True}}, "batch.context"),
+    ],
+    ids=str,
+)
+def test_a_malformed_recipe_under_a_dial_is_a_named_error(wrong: dict[str, object], key: str) -> None:
+    for turned in ({"minutes": 1.0}, {"depth": 2}):
+        with pytest.raises(ConfigError, match=key):
+            recipes.resolve(wrong, speed=1e11, **turned)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("path", NEW, ids=lambda path: path.stem)
 def test_every_recipe_reads_and_resolves_to_itself(path: Path) -> None:
     config = recipes.complete(recipes.load(path), 4096)

@@ -40,7 +40,7 @@ def generate(
     from temaki.generate.config import SamplingConfig
     from temaki.generate.torch_executor import TorchExecutor
     from temaki.model.linear import lengthwise
-    from temaki.study import asking, pipeline
+    from temaki.study import asking
 
     prompts = list(prompt or [])
     if file is not None:
@@ -61,9 +61,9 @@ def generate(
     said = ", ".join(f"{name} {value}" for name, value in config.mapping(sampling).items() if value != [])
     print(f"{said}, seed {seed}", file=sys.stderr)
     opened = opener.open(named.path(model))
-    tokenizer = pipeline.tokenizer_of(opened)
+    tokenizer = asking.tokenizer_of(opened)
     ends = asking.ends_of(opened, tokenizer)
-    room = text.room(tokenizer, prompts, sampling, ends)
+    room = asking.room_of(opened, tokenizer, prompts, sampling, ends)
     executor = TorchExecutor(lengthwise(opened.model().to(devices.choose())), len(prompts), room)
     if json or len(prompts) > 1:
         for each in text.complete(executor, tokenizer, prompts, sampling, seed=seed, ends=ends):

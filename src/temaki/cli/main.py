@@ -27,6 +27,9 @@ from temaki.cli import (
 
 INTERRUPT = 130
 INTERRUPTED = "interrupted; what was saved before is untouched, nothing half-made is left"
+OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate memory")
+"""How torch and the system say it."""
+LESS_MEMORY = "lower model.width, batch.micro or batch.context; where a model is asked, --context or --max-tokens"
 
 app = typer.Typer(
     name="temaki",
@@ -131,8 +134,8 @@ def _explain(error: Exception) -> int:
         return _say(
             f"error: {error.strerror}{where}\n  do: check the path, its permissions and the room on the disk", 1
         )
-    if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
-        return _say("error: not enough memory\n  do: lower model.width, batch.micro or batch.context", 1)
+    if isinstance(error, MemoryError) or any(each in str(error) for each in OUT_OF_MEMORY):
+        return _say(f"error: not enough memory\n  do: {LESS_MEMORY}", 1)
     return _say(f"error: {type(error).__name__}: {error}\n  this is a bug in temaki; --debug shows where", 70)
 
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from temaki.cli.reference_tree import Page
     from temaki.formats.opened import Opened
-    from temaki.tokens.tokenizer import Tokenizer
 
 FILES = "hparams.json, encoder.json, vocab.bpe, checkpoint, model.ckpt.index, model.ckpt.data-00000-of-00001"
 SIZES = "124M, 355M, 774M, 1558M"
@@ -35,13 +34,15 @@ def reference(
     from temaki.base.errors import GenerationError
     from temaki.cli import named, reference_tree
     from temaki.formats import open as opener
+    from temaki.generate import text
+    from temaki.study import asking
 
     _check_backend(backend)
     opened = opener.open(named.path(model)) if model is not None else _released(models_dir / model_size)
     tokenizer = opened.tokenizer
     if tokenizer is None:
         raise GenerationError(f"{opened.folder} holds no tokenizer", do="put encoder.json and vocab.bpe beside it")
-    ids = _ids(opened, tokenizer, prompt)
+    ids = text.prompt_ids(tokenizer, prompt, asking.ends_of(opened, tokenizer)).tolist()
     room = opened.context
     if room is not None and len(ids) + n_tokens > room:
         raise GenerationError(
@@ -50,7 +51,7 @@ def reference(
             allowed=f"n_ctx = {room}",
             do="shorten the prompt or lower --n_tokens_to_generate",
         )
-    text = tokenizer.stream()
+    text = tokenizer.stream().behind(ids)
     for each in islice(_greedy(reference_tree.page(opened), ids, len(ids) + n_tokens, backend), n_tokens):
         sys.stdout.write(text.push(each))
         sys.stdout.flush()
@@ -80,21 +81,6 @@ def _released(folder: Path) -> "Opened":
             "--model_size, or give another model by --model",
         )
     return openai_tf.open(folder)
-
-
-def _ids(opened: "Opened", tokenizer: "Tokenizer", prompt: str) -> list[int]:
-    """The prompt's ids, behind what begins a prompt of this model; the empty one is a text's beginning."""
-    from temaki.base.errors import GenerationError
-    from temaki.generate import text
-    from temaki.tokens.tokenizer import END_OF_TEXT
-
-    said = opened.speaking
-    trained_here = not said.front and not said.stop and END_OF_TEXT in tokenizer.special
-    front = text.ends_of(tokenizer).front if trained_here else said.front
-    ids = [*front, *tokenizer.encode_list(prompt)]
-    if not ids and END_OF_TEXT not in tokenizer.special:
-        raise GenerationError("an empty prompt, and this model has no token to begin with", do="give a prompt")
-    return ids or [tokenizer.special[END_OF_TEXT]]
 
 
 def _greedy(page: "Page", ids: list[int], room: int, backend: str) -> "Iterator[int]":

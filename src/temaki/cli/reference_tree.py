@@ -46,9 +46,11 @@ def of(config: DecoderConfig, weights: Mapping[str, Weight]) -> Page:
     wanted = openai_tf.gpt2(openai_tf.hparams(config)) if _learned(config) else _llama(config)
     unlike = parity.unlike(config, wanted)
     if unlike:
+        found, allowed = parity.sides(unlike)
         raise FormatError(
             "the reference has GPT-2 and Llama alone, and this model is neither",
-            found="; ".join(unlike),
+            found=found,
+            allowed=allowed,
             do="temaki generate runs every model",
         )
     return _gpt2_page(config, arrays) if _learned(config) else _llama_page(config, arrays)

@@ -37,6 +37,7 @@ def train(
     from temaki.report.runs import command
     from temaki.study import further, pipeline, recipes
     from temaki.train import run as runs
+    from temaki.train.config import MaskedConfig
 
     how, changes = resuming(resume), changes or []
     recipe, changes = _recipe(recipe, changes, model)
@@ -69,7 +70,10 @@ def train(
     }
     if outcome.reason == "finished":
         done = f"{folder}: finished, {run.step} steps in {run.seconds:.0f} s, loss {run.told.get('loss', 0):.3f}\n"
-        done += f"next: {command('evaluate', folder)}\n      {command('generate', folder, '--prompt', 'your text')}"
+        asked = [command("evaluate", folder), command("generate", folder, "--prompt", "your text")]
+        if isinstance(made.config.objective, MaskedConfig):  # it has no next id to be judged by, or to go on with
+            asked = [command("report", folder)]
+        done += "next: " + "\n      ".join(asked)
         say(result, json, done)
         return
     stopped = f"{folder}: stopped by {outcome.reason} at step {run.step}; all is saved"

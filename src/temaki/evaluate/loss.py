@@ -113,7 +113,10 @@ def score(
     if bytes < 1:
         raise DataError("text of no bytes has no bits per byte", found=str(bytes), do="give documents that hold text")
     if any(isinstance(b.mixer, AttentionConfig) and b.mixer.mask == "bidirectional" for b in model.config.pattern):
-        raise ConfigError("a model that reads both ways sees its answer: it has no loss of the next id")
+        raise ConfigError(
+            "a model that reads both ways sees its answer: it has no loss of the next id",
+            do="judge it by its own loss on held-out rows: temaki report RUN",
+        )
     where = next(model.parameters()).device if device is None else device
     step = max(1, context // 2) if stride is None else stride
     training = model.training

@@ -77,6 +77,7 @@ def carry(source: Opened, out: Path, to: str, speak: Speaker, type: str | None =
     Raises FormatError for an unknown format, for a model that the format cannot hold, and for a difference.
     """
     target = check(out, to, type)
+    SHAPES[to](source)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
         say(f"writing {to}{f' as {type}' if type else ''}")
@@ -145,7 +146,8 @@ def _proved(before: Opened, after: Opened, target: Target, speak: Speaker, say: 
     """Raises FormatError at the first difference."""
     unlike = parity.unlike(before.config, after.config)
     if unlike:
-        raise FormatError("what was written has another configuration: " + "; ".join(unlike))
+        allowed, found = parity.sides(unlike)
+        raise FormatError("what was written has another configuration", found=found, allowed=allowed)
     texts, lost = _same_words(before, after, target)
     pieces = parity.questions(before)
     say(f"proving: logits of {len(pieces)} pieces and greedy tokens, before and after")
@@ -252,9 +254,9 @@ def _as_hf(opened: Opened) -> None:
 
 
 def _as_gguf(opened: Opened) -> None:
-    from temaki.formats import gguf_config
+    from temaki.formats import gguf
 
-    gguf_config.write(opened.config, opened.context or 1)
+    gguf.said(opened)
 
 
 def _as_openai(opened: Opened) -> None:

@@ -1,6 +1,7 @@
 """The GGUF door: a model in one file, with its tokenizer and chat template, as llama.cpp reads it. No torch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,24 +125,40 @@ def write(opened: Opened, out: Path, kind: str = "f32") -> None:
     wanted = kind.upper()
     if wanted not in FILE_TYPES:
         raise FormatError("not a kind of array that is written", found=kind, allowed=", ".join(FILE_TYPES).lower())
+    plan, held = said(opened), opened.weights()
+    metadata = {**plan.metadata, **_general(opened, wanted), **_words(opened)}
+    planned = [Planned(name, shape, kind_of(name, shape, wanted)) for name, shape in plan.shapes.items()]
+
+    def arrays() -> Iterator[tuple[str, ndarray]]:
+        yield from weights.write(plan.entries, held)
+        if plan.rope_factors is not None:
+            yield gguf_names.ROPE_FACTORS, plan.rope_factors
+
+    with files.writing(out) as file:
+        gguf_written.write(file, metadata, planned, arrays(), packed)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A model's shape in the words of the format."""
+
+    metadata: Mapping[str, Value]
+    entries: Sequence[weights.Entry]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of every array by its name there."""
+    rope_factors: ndarray | None
+
+
+def said(opened: Opened) -> Said:
+    """Raises FormatError for a shape that llama.cpp has no word for."""
     config = opened.config
-    held = opened.weights()
     name, metadata, rope_factors = gguf_config.write(config, opened.context or _room(config))
     entries = gguf_names.entries(config, name in gguf_config.FUSED, _turned(config, name))
     shapes = {source.name: source.shape for entry in entries for source in entry.sources}
     if rope_factors is not None:
         shapes[gguf_names.ROPE_FACTORS] = rope_factors.shape
     gguf_config.check(config, metadata, shapes, rope_factors)
-    metadata |= _general(opened, wanted) | _words(opened)
-    planned = [Planned(name, shape, kind_of(name, shape, wanted)) for name, shape in shapes.items()]
-
-    def arrays() -> Iterator[tuple[str, ndarray]]:
-        yield from weights.write(entries, held)
-        if rope_factors is not None:
-            yield gguf_names.ROPE_FACTORS, rope_factors
-
-    with files.writing(out) as file:
-        gguf_written.write(file, metadata, planned, arrays(), packed)
+    return Said(metadata, entries, shapes, rope_factors)
 
 
 def kind_of(name: str, shape: tuple[int, ...], wanted: str) -> str:
@@ -212,7 +229,7 @@ def _words(opened: Opened) -> dict[str, Value]:
     if opened.speaking == Speaking() and frame.before == () and END_OF_TEXT in tokenizer.special:
         front = stop = (tokenizer.special[END_OF_TEXT],)  # as our own models are trained
     found = gguf_tokenizer.write(tokenizer, frame, opened.config.vocabulary)
-    found |= gguf_tokenizer.speech(tokenizer, frame, front, stop)
+    found |= gguf_tokenizer.speech(tokenizer, frame, front, stop, found)
     if opened.chat is None:
         return found
     for name, part in TOKENS.items():

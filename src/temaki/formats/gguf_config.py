@@ -39,6 +39,8 @@ from temaki.model.config import (
 ARCHITECTURES = ("llama", "gpt2", "qwen2", "qwen3", "qwen3moe", "gemma2")
 FUSED = ("gpt2",)
 """Architectures with queries, keys and values in one array."""
+MOST_EXPERTS = 1024
+"""More than any model has; the tables of weights have an entry for each."""
 GEMMA_LARGEST = 46
 """Layers of the one Gemma 2 whose scores are scaled otherwise."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -60,8 +62,9 @@ def architecture(metadata: Mapping[str, Value]) -> str:
 
 def read(metadata: Mapping[str, Value], shapes: Shapes, rope_factors: ndarray | None) -> DecoderConfig:
     """The configuration of a file. Raises FormatError for what is missing, impossible or means something unknown."""
-    if metadata.get("split.count", 1) not in (0, 1):
-        raise FormatError("this is one file of several", found=str(metadata["split.count"]), do="join them first")
+    files = metadata.get("split.count", 1)
+    if type(files) is not int or files not in (0, 1):
+        raise FormatError("this is one file of several", found=f"split.count = {files!r:.40}", do="join them first")
     keys = Keys(metadata, architecture(metadata))
     depth = keys.whole("block_count")
     if depth > len(shapes) or "token_embd.weight" not in shapes:
@@ -112,6 +115,8 @@ def _feed_forward(keys: Keys, shapes: Shapes) -> FfnConfig:
     if not keys.has("expert_count"):
         return SwigluConfig(width=keys.whole("feed_forward_length"), bias="blk.0.ffn_up.bias" in shapes)
     count = keys.whole("expert_count")
+    if count > MOST_EXPERTS:
+        raise FormatError("too many experts", found=str(count), allowed=f"up to {MOST_EXPERTS}")
     name = "blk.0.ffn_gate_exps.weight"
     if shapes.get(name, ())[:1] != (count,):
         raise FormatError(f"{name} is not there for each expert", found=str(shapes.get(name)), allowed=f"{count} first")
@@ -143,6 +148,8 @@ def _gemma2(keys: Keys, shapes: Shapes, rope_factors: ndarray | None) -> dict[st
     size, depth = _head_size(keys), keys.whole("block_count")
     if depth == GEMMA_LARGEST:
         raise FormatError("the 27B model of Gemma 2 scales its scores otherwise, which is not read here")
+    if depth % 2:
+        raise FormatError("windows in every other layer need an even number of layers", found=str(depth))
     local = AttentionConfig(
         heads=keys.whole("attention.head_count"),
         kv_heads=keys.whole("attention.head_count_kv", keys.whole("attention.head_count")),
@@ -156,11 +163,8 @@ def _gemma2(keys: Keys, shapes: Shapes, rope_factors: ndarray | None) -> dict[st
     norm = RmsNormConfig(eps=keys.number("attention.layer_norm_rms_epsilon"))
     ffn = GegluConfig(width=_hidden(keys))
     blocks = tuple(
-        BlockConfig(mixer=mixer, ffn=ffn, norm=norm, order="sandwich")
-        for mixer in (local, replace(local, window=None))[: 1 if depth % 2 else 2]
+        BlockConfig(mixer=mixer, ffn=ffn, norm=norm, order="sandwich") for mixer in (local, replace(local, window=None))
     )
-    if depth % 2:
-        raise FormatError("windows in every other layer need an even number of layers", found=str(depth))
     return {
         "pattern": blocks,
         "embedding_scale": math.sqrt(keys.whole("embedding_length")),

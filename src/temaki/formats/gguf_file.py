@@ -29,7 +29,7 @@ LONGEST_NAME = 1 << 16
 """Bytes of a key or of an array's name."""
 MOST_AXES = 4
 LEAST_KEY = 13
-"""Bytes that a key takes at least: two lengths of text and a type, with a value of a byte."""
+"""Bytes that a key takes at least: its length, a type, a value of a byte."""
 LEAST_ARRAY = 32
 """Bytes that the entry of an array takes at least."""
 

@@ -3,10 +3,12 @@
 llama.cpp knows how text is split by a name alone. Only names whose rules were found equal to a pattern of ours are
 read and written. Its tables of Unicode are older than ours: code points that became letters or numbers since may end
 pre-tokens elsewhere there (`tests/test_llama_cpp.py` lists them; none other differs). Its o200k (gpt-4o) takes marks
-for no part of a word, its cl100k is llama3's pattern: neither is used.
+for no part of a word, its cl100k is llama3's pattern: neither is used. Bytes that a vocabulary lacks keep apart there
+what stands around them; a vocabulary that lets it meet (Hugging Face's) is read otherwise on texts with such bytes.
 Source: llama.cpp's `llama-vocab.cpp`.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,8 @@ from temaki.tokens.sentencepiece_bpe import SentencePieceBpe, with_marks
 from temaki.tokens.tokenizer import Tokenizer
 
 PREFIX = "tokenizer.ggml."
+TYPES = (0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE)
+"""Types of tokens; 0 says nothing."""
 BARE = "temaki.texts_are_bare"
 """Our own key: the token that llama.cpp puts before a text begins a prompt, and is not put before every text."""
 ENDS = frozenset(
@@ -61,6 +65,10 @@ FILLS = frozenset(
     )
 )
 """Other texts by which it makes a plain token special."""
+
+
+USUAL = {"bos": 1, "eos": 2, "unk": 0}
+"""Ids by their part in a SentencePiece vocabulary of which the file does not say them."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +129,12 @@ def read(metadata: Mapping[str, Value]) -> tuple[Tokenizer, Frame] | None:
 
 def around(metadata: Mapping[str, Value], name: str) -> tuple[int, ...]:
     """The id put before a text (bos) or after it (eos), where the file says so or its kind of tokenizer does."""
-    usual = False
-    if name == "bos":
+    key, usual = f"{PREFIX}add_{name}_token", False
+    if name == "bos" and key not in metadata:
         kind = metadata.get(f"{PREFIX}model")
         usual = kind == "llama" or (kind == "gpt2" and _pre(metadata).add_bos)
     id = token(metadata, name)
-    return (id,) if id is not None and flag(metadata, f"{PREFIX}add_{name}_token", usual) else ()
+    return (id,) if id is not None and flag(metadata, key, usual) else ()
 
 
 def marked(metadata: Mapping[str, Value]) -> dict[str, int]:
@@ -136,11 +144,12 @@ def marked(metadata: Mapping[str, Value]) -> dict[str, int]:
 
 
 def token(metadata: Mapping[str, Value], name: str) -> int | None:
-    """The id of a token by its part (bos, eos, eot, ..); None where the file says none. Raises FormatError."""
+    """The id of a token by its part (bos, eos, eot, ..); None where there is none. Raises FormatError."""
     key = id_key(name)
     found = metadata.get(key)
     if found is None:
-        return None
+        usual = USUAL.get(name) if metadata.get(f"{PREFIX}model") == "llama" else None
+        return usual if usual is not None and usual < len(tokens(metadata)) else None
     if type(found) is not int or not 0 <= found < len(tokens(metadata)):
         raise FormatError(f"{key} is no id", found=f"{found!r:.40}", allowed=f"0 to {len(tokens(metadata)) - 1}")
     return found
@@ -178,7 +187,11 @@ def _numbers(metadata: Mapping[str, Value], name: str, otherwise: float) -> np.n
 
 
 def _types(metadata: Mapping[str, Value]) -> list[int]:
-    return _numbers(metadata, "token_type", NORMAL).astype(np.int64, casting="unsafe").tolist()
+    """What each token is. Raises FormatError."""
+    found = _numbers(metadata, "token_type", NORMAL)
+    if not np.isin(found, TYPES).all():
+        raise FormatError(f"{PREFIX}token_type holds a type that is not known", allowed=", ".join(map(str, TYPES)))
+    return found.astype(np.int64).tolist()
 
 
 def _pre(metadata: Mapping[str, Value]) -> Pre:
@@ -205,8 +218,7 @@ def _bpe(metadata: Mapping[str, Value], pre: Pre) -> Bpe:
         for text, kind in zip(texts[:size], types, strict=False)
     ]
     merges = [_merge(text, place) for place, text in enumerate(_texts(metadata, "merges"))]
-    bare = {value.to_bytes() for value in range(256)} - set(held)
-    return Bpe(held, merges, special, pre.pattern, whole=pre.whole, partial=bool(bare))
+    return Bpe(held, merges, special, pre.pattern, whole=pre.whole, partial="after")
 
 
 def _merge(text: str, place: int) -> tuple[bytes, bytes]:
@@ -323,7 +335,7 @@ def _vocabulary(kind: str, texts: Sequence[str], types: Sequence[int], size: int
     more = range(len(texts), size)
     whole = [*texts, *map(_unused, more)]
     if len(set(whole)) != size:
-        twice = next(text for place, text in enumerate(whole) if text in whole[:place])
+        twice = Counter(whole).most_common(1)[0][0]
         raise FormatError("two tokens would be written alike", found=repr(twice))
     return {
         f"{PREFIX}model": kind,
@@ -336,8 +348,13 @@ def _unused(id: int) -> str:
     return f"[PAD{id}]"
 
 
-def speech(tokenizer: Tokenizer, frame: Frame, front: Sequence[int], stop: Sequence[int]) -> dict[str, Value]:
-    """The keys of what begins a prompt and ends an answer. Raises FormatError for more than the format can say."""
+def speech(
+    tokenizer: Tokenizer, frame: Frame, front: Sequence[int], stop: Sequence[int], written: Mapping[str, Value]
+) -> dict[str, Value]:
+    """The keys of what begins a prompt and ends an answer, beside the `written` keys of the tokenizer.
+
+    Raises FormatError for more than the format can say, and where nothing ends an answer and no id is unused.
+    """
     before = [tokenizer.special[text] for text in frame.before] or list(front)
     after = [tokenizer.special[text] for text in frame.after]
     ends = list(dict.fromkeys([*after, *stop]))
@@ -352,15 +369,31 @@ def speech(tokenizer: Tokenizer, frame: Frame, front: Sequence[int], stop: Seque
     others = [id for id in ends[1:] if texts.get(id) not in ENDS]
     if len(others) > 1:
         raise FormatError("more ids end an answer than the format can say", found=str(ends), allowed="two")
-    if ends:
-        found[f"{PREFIX}eos_token_id"] = ends[0]
+    found[f"{PREFIX}eos_token_id"] = ends[0] if ends else _no_end(tokenizer, written)
     if others:
         found[f"{PREFIX}eot_token_id"] = others[0]
     return found
 
 
+def _no_end(tokenizer: Tokenizer, written: Mapping[str, Value]) -> int:
+    """What to name as the end where nothing is one: llama.cpp would take a fixed id, whatever stands there.
+
+    An id that ends an answer there by its text, else an unused one. Raises FormatError where there is neither.
+    """
+    known = [id for text, id in tokenizer.special.items() if text in ENDS]
+    unused = [id for id, kind in enumerate(_types(written)) if kind == UNUSED]
+    if not known and not unused:
+        raise FormatError(
+            "llama.cpp ends an answer at some id in any case, and nothing ends one here",
+            found="no end, no unused id",
+            allowed="a special token as the end (eos_token_id), or a model with more ids than its tokenizer",
+        )
+    return [*known, *unused][0]
+
+
 def stops(metadata: Mapping[str, Value], special: Mapping[str, int]) -> tuple[int, ...]:
-    """The ids that end an answer: those the file says, then those llama.cpp knows by their text."""
+    """The ids that end an answer: those the file says (but unused ones), then those llama.cpp knows by their text."""
+    types = _types(metadata)
     said = [token(metadata, name) for name in ("eos", "eot", "eom")]
     known = [id for text, id in special.items() if text in ENDS]
-    return tuple(dict.fromkeys(id for id in (*said, *known) if id is not None))
+    return tuple(dict.fromkeys(id for id in (*said, *known) if id is not None and types[id] != UNUSED))

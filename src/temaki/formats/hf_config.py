@@ -1,8 +1,8 @@
 """config.json -> `DecoderConfig`, for every family of `hf_keys`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from temaki.base import config as config_door
 from temaki.base.errors import ConfigError, FormatError
@@ -29,6 +29,7 @@ from temaki.model.config import (
     SwigluConfig,
 )
 
+Keys = TypeVar("Keys", StackKeys, Gpt2Keys)
 SILU = ("silu", "swish")
 TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
@@ -52,7 +53,7 @@ def read(found: Mapping[str, Any], where: str) -> Read:
             found=f"model_type = {name!r:.60}",
             allowed=", ".join(FAMILIES),
         )
-    renamed = _renamed(found, family)
+    renamed = _renamed(found, family, where)
     warnings = _strangers(renamed, family, where)
     try:
         config = _gpt2(_keys(Gpt2Keys, renamed, family)) if family.name == "gpt2" else _stack(renamed, family, where)
@@ -69,23 +70,32 @@ def shortest(blocks: Sequence[BlockConfig]) -> tuple[BlockConfig, ...]:
     return tuple(blocks)
 
 
-def _renamed(found: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """The keys by one name each."""
+def _renamed(found: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:
+    """The keys by one name each. Raises FormatError for two names that say different things."""
     renamed = dict(found)
     if "num_experts" in renamed and family.experts == "some":
         renamed["num_local_experts"] = renamed.pop("num_experts")
     if family.name == "gemma2":  # Gemma 2 reads this name alone, whatever the other says
         renamed.pop("hidden_act", None)
-    if family.gemma:
-        activation = renamed.pop("hidden_activation", None)
-        renamed |= {} if activation is None else {"hidden_act": activation}
-    return renamed
+    activation = renamed.pop("hidden_activation", None) if family.gemma else None
+    if activation is None:
+        return renamed
+    other = renamed.get("hidden_act", family.defaults["hidden_act"])
+    alike = activation == other or all(each in ("gelu", "gelu_pytorch_tanh") for each in (activation, other))
+    if family.name == "gemma" and not alike:
+        raise FormatError(
+            f"{where}: hidden_act and hidden_activation differ, and versions of transformers read one or the other",
+            found=f"{other!r:.40}, {activation!r:.40}",
+            do="write the one that is meant for both",
+        )
+    return {**renamed, "hidden_act": activation}
 
 
-def _keys(kind: type[config_door.T], found: Mapping[str, Any], family: Family) -> config_door.T:
-    """The keys that a family reads, checked; null is None. Raises ConfigError."""
-    told = {key: value for key, value in found.items() if key in family.reads}
-    return config_door.read(kind, {key: v for key, v in {**family.defaults, **told}.items() if v is not None})
+def _keys(kind: type[Keys], found: Mapping[str, Any], family: Family) -> Keys:
+    """The keys that a family reads, checked; null where nothing need be said. Raises ConfigError."""
+    told = {**family.defaults, **{key: value for key, value in found.items() if key in family.reads}}
+    silent = {field.name for field in fields(kind) if field.default in (None, ())}
+    return config_door.read(kind, {key: v for key, v in told.items() if v is not None or key not in silent})
 
 
 def _strangers(found: Mapping[str, Any], family: Family, where: str) -> tuple[str, ...]:

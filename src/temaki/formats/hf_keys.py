@@ -19,7 +19,7 @@ LayerType = Literal["full_attention", "sliding_attention"]
 
 @settings
 class StackKeys:
-    """Llama's keys and those of its relatives. A key that is null stands for None, also where the default is not."""
+    """Llama's keys and those of its relatives. Null stands for None, also where a family's default is another."""
 
     vocab_size: Size
     hidden_size: Size
@@ -114,7 +114,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "mistral",
             "MistralForCausalLM",
-            PLAIN | {"head_dim", "sliding_window"},
+            PLAIN | {"head_dim", "sliding_window", "layer_types"},
             {"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072},
         ),
         Family(

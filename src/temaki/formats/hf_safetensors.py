@@ -68,17 +68,19 @@ def write(
 
 def packed(name: str, array: ndarray, dtype: Dtype) -> ndarray:
     """The bytes of an array in a type, uint8 [N]. Raises FormatError for a number beyond its range."""
-    plain = np.ascontiguousarray(array, np.float32).reshape(-1)
-    if dtype == "float16":
-        with np.errstate(over="ignore"):
-            made = plain.astype("<f2")
+    with np.errstate(over="ignore"):  # told below
+        plain = np.ascontiguousarray(array, np.float32).reshape(-1)
+        halves = plain.astype("<f2") if dtype == "float16" else None
+    if halves is not None:
+        made = halves
     elif dtype == "bfloat16":
         made = _bfloat16(plain)
     else:
         made = plain.astype("<f4", copy=False)
     back = _widened(made) if dtype == "bfloat16" else made
-    if not np.array_equal(np.isinf(back), np.isinf(plain)):
-        raise FormatError(f"{name} holds numbers beyond {dtype}", found=f"{np.abs(plain).max():g}", do="write float32")
+    if not np.array_equal(np.isinf(back), np.isinf(array.reshape(-1))):
+        do = "" if dtype == "float32" else "write float32"
+        raise FormatError(f"{name} holds numbers beyond {dtype}", found=f"{np.nanmax(np.abs(array)):g}", do=do)
     return made.view(np.uint8)
 
 

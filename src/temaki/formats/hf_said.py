@@ -96,6 +96,8 @@ def _stack(config: DecoderConfig, family: Family) -> dict[str, Any]:
     kept = {key: value for key, value in found.items() if key in family.reads}
     if config.context is None:
         del kept["max_position_embeddings"]
+    if family.name == "mistral":  # read where it is said, but `transformers` takes such a file for another family
+        del kept["layer_types"]
     if family.name == "gemma2":  # the only one with another name for it
         kept["hidden_activation"] = kept.pop("hidden_act")
     if family.name == "qwen3_moe" and "num_local_experts" in kept:

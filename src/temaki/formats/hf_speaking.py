@@ -13,6 +13,7 @@ from temaki.formats.opened import Opened, Speaking
 from temaki.tokens import hf_added, hf_fields
 from temaki.tokens.frame import Frame
 
+CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 PIECES = "tokenizer.model"
@@ -43,7 +44,8 @@ def read(folder: Path, config: Mapping[str, Any]) -> Speaking:
     try:
         return config_door.read(Speaking, said)
     except ConfigError as error:
-        raise FormatError(f"{where} is not understood: {error.what}") from None
+        named = f"{where} or {CONFIG}" if where.is_file() else folder / CONFIG
+        raise FormatError(f"{named} is not understood: {error.what}") from None
 
 
 def _front(folder: Path, config: Mapping[str, Any]) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from temaki.base import files
 from temaki.base.errors import FormatError
 from temaki.formats import llama2c_shape as shapes
 from temaki.formats import llama2c_tokenizer as tokenizers
+from temaki.formats.hf_safetensors import packed
 from temaki.formats.llama2c_shape import HEADER, MAGIC, Shape
 from temaki.formats.opened import Opened, Speaking
 from temaki.formats.weights import SAME, Change, Entry, Source, interleaved, read
@@ -105,7 +106,7 @@ def write(opened: Opened, out: Path, version: Literal[0, 1] = 0, tokenizer: bool
         for name, array in (*_tables(shape), *written(entries, opened.weights())):
             if name in places:
                 file.seek(places[name])
-                file.write(np.ascontiguousarray(array, "<f4").data)
+                file.write(packed(name, array, "float32").data)
         file.truncate(shape.bytes)
     if content is not None and not beside.exists():
         files.write_bytes(beside, content)

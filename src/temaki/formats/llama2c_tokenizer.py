@@ -13,6 +13,7 @@ from pathlib import Path
 
 from temaki.base import files
 from temaki.base.errors import TokenizerError
+from temaki.tokens.bpe_vocabulary import LARGEST
 from temaki.tokens.frame import Frame
 from temaki.tokens.sentencepiece import BPE, BYTE, CONTROL, NORMAL, UNKNOWN, Model, Normalizer, Piece
 from temaki.tokens.sentencepiece_bpe import SentencePieceBpe
@@ -107,7 +108,7 @@ def write(tokenizer: Tokenizer) -> bytes:
 
 
 def _rows(content: bytes | mmap.mmap) -> list[tuple[float, bytes]] | None:
-    """Score and bytes of each piece; None where the content is not made so to its last byte."""
+    """Score and bytes of each piece; None where the content is not made so to its last byte, or of too many."""
     if len(content) < 4:
         return None
     longest = int.from_bytes(content[:4], "little", signed=True)
@@ -116,7 +117,7 @@ def _rows(content: bytes | mmap.mmap) -> list[tuple[float, bytes]] | None:
     while at + 8 <= len(content):
         score, length = struct.unpack_from("<fi", content, at)
         at += 8
-        if not 0 <= length <= longest:
+        if not 0 <= length <= longest or len(rows) == LARGEST:
             return None
         rows.append((score, content[at : at + length]))
         at += length

@@ -12,7 +12,7 @@ DOORS = ("own", "hf", "cs336", "gguf", "openai_tf", "llama2c")
 """Modules beside this one, in the order they are asked; each is loaded when those before it have said no."""
 ACCEPTED = (
     "a run, checkpoint (step-XXXXXXXX) or model folder of ours, a Hugging Face folder (config.json, safetensors), "
-    "a .gguf file, OpenAI's GPT-2 folder, a llama2.c .bin file"
+    "a .gguf file, OpenAI's GPT-2 folder, a llama2.c .bin file, a folder of the CS336 names"
 )
 
 

@@ -120,7 +120,8 @@ def check(config: DecoderConfig) -> None:
     """Raise FormatError for a model that is no GPT-2."""
     unlike = parity.unlike(config, gpt2(hparams(config)))
     if unlike:
-        raise FormatError("only GPT-2's architecture can be written as OpenAI's files; " + "; ".join(unlike))
+        found, allowed = parity.sides(unlike)
+        raise FormatError("only GPT-2's architecture can be written as OpenAI's files", found=found, allowed=allowed)
 
 
 def gpt2(found: Mapping[str, int]) -> DecoderConfig:

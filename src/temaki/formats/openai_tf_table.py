@@ -25,6 +25,8 @@ ROOM = 1 << 18
 """Bytes of a written block after which the next begins."""
 LONGEST = 10
 """Bytes of a varint of 64 bits."""
+KEY_LIMIT = 1 << 12
+"""Bytes of the longest key that is read: a key that shares letters takes many more than it stands for."""
 COMPRESSED = {1: "snappy", 2: "zstd"}
 
 
@@ -42,9 +44,13 @@ def read(table: bytes, where: str) -> dict[bytes, bytes]:
         if any(footer[at:]):
             raise FormatError("its footer is not filled up with zeros")
         found: dict[bytes, bytes] = {}
-        last = None
+        last, free = None, 0
         for _, place in entries(block(table, offset, size)):
-            for key, value in entries(block(table, *handle(place, 0)[:2])):
+            begin, length, _ = handle(place, 0)
+            if begin < free:
+                raise FormatError(f"the block at {begin} lies over the one before it, which ends at {free}")
+            free = begin + length
+            for key, value in entries(block(table, begin, length)):
                 if last is not None and key <= last:
                     raise FormatError(f"keys are out of order: {key!r} after {last!r}")
                 found[key], last = value, key
@@ -81,6 +87,8 @@ def entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         size, at = varint(block, at)
         if shared > len(key) or at + own + size > end:
             raise FormatError(f"an entry reaches beyond its block: {shared}, {own} and {size} bytes at {at} of {end}")
+        if shared + own > KEY_LIMIT:
+            raise FormatError(f"a key of {shared + own} bytes, of {KEY_LIMIT} at most")
         key = key[:shared] + block[at : at + own]
         yield key, block[at + own : at + own + size]
         at += own + size

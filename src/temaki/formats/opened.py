@@ -1,5 +1,6 @@
 """`Opened`: what every door gives. Configuration, weights and tokenizer without torch; `.model()` loads it."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -111,16 +112,9 @@ class Opened:
 
 def plausible(where: Path, config: ModelConfig, weights: Mapping[str, Weight]) -> None:
     """Refuse a configuration that is far larger than the weights beside it, before memory is taken for it."""
-    held = sum(_size(weight.shape) for weight in weights.values())
+    held = sum(math.prod(weight.shape) for weight in weights.values())
     if config.depth > len(weights) or count(config).total > 2 * held + 1_000_000:
         raise CheckpointError(f"{where}: its configuration describes a model far larger than its {held} weights")
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for each in shape:
-        size *= each
-    return size
 
 
 def _fits(where: Path, wanted: Mapping[str, tuple[int, ...]], weights: Mapping[str, Weight]) -> None:

@@ -3,9 +3,11 @@
 Letters: T places of a piece, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy import ndarray
@@ -13,6 +15,7 @@ from numpy import ndarray
 from temaki.base import config as config_door
 from temaki.base.errors import FormatError
 from temaki.formats.opened import Opened
+from temaki.formats.weights import some
 from temaki.model.config import (
     AttentionConfig,
     BlockConfig,
@@ -34,6 +37,9 @@ PROMPT = 24
 GREEDY = 24
 """Tokens drawn after each prompt."""
 TEXT = "Once upon a time there was a small boat. In 2024, `x = [i**2 for i in range(10)]` \u4f60\u597d, \U0001f363!\n"
+
+BLOCK = re.compile(r"^pattern\.\d+\.")
+"""How the keys of one block begin."""
 
 
 class Voice(Protocol):
@@ -141,23 +147,61 @@ def difference(before: Answers, after: Answers) -> Difference:
     )
 
 
-def unlike(before: DecoderConfig, after: DecoderConfig) -> list[str]:
-    """What two configurations do otherwise: a line a key, none where both are the same function of their weights.
+class Unlike(NamedTuple):
+    """A key that two configurations do otherwise."""
 
-    Which coordinates make a rotary pair is a matter of the order of rows, so it may differ; so may initial values.
+    key: str
+    """Dotted; `pattern.*` where every block does so."""
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.before} -> {self.after}"
+
+
+ABSENT = "not there"
+"""What a configuration says of a key that it has not."""
+
+
+def unlike(before: DecoderConfig, after: DecoderConfig) -> list[Unlike]:
+    """What two configurations do otherwise, none where both are the same function of their weights.
+
+    Which coordinates make a rotary pair is a matter of the order of rows, so it may differ; so may initial values. Of
+    two variants only the `kind` is told, of equal differences of all blocks one.
 
     >>> def one(heads):
     ...     block = BlockConfig(mixer=AttentionConfig(heads=heads))
-    ...     return DecoderConfig(vocabulary=9, width=8, depth=1, pattern=(block,))
-    >>> unlike(one(2), one(2)), unlike(one(2), one(4))[:3]
-    ([], ['pattern.0.mixer.heads: 2 -> 4', 'pattern.0.mixer.kv_heads: 2 -> 4', 'pattern.0.mixer.size: 4 -> 2'])
+    ...     return DecoderConfig(vocabulary=9, width=8, depth=2, pattern=(block,))
+    >>> [str(each) for each in unlike(one(2), one(4))][:2]
+    ['pattern.*.mixer.heads: 2 -> 4', 'pattern.*.mixer.kv_heads: 2 -> 4']
     """
     one, two = (_leaves(config_door.mapping(_plain(config))) for config in (before, after))
-    return [
-        f"{key}: {one.get(key, 'not there')} -> {two.get(key, 'not there')}"
+    found = [
+        Unlike(key, one.get(key, ABSENT), two.get(key, ABSENT))
         for key in dict.fromkeys([*one, *two])
         if not _alike(one.get(key), two.get(key)) and not (key == "context" and key not in one)
     ]
+    kinds = {each.key.removesuffix("kind") for each in found if each.key.endswith(".kind")}
+    told = [each for each in found if each.key.endswith(".kind") or not _inside(each.key, kinds)]
+    return _together(told, max(before.depth, after.depth))
+
+
+def sides(unlike: Sequence[Unlike]) -> tuple[str, str]:
+    """The first few differences in words: how they are before, and how after."""
+    before = some([f"{each.key} {each.before}" for each in unlike])
+    return before, some([f"{each.key} {each.after}" for each in unlike])
+
+
+def _inside(key: str, tables: Collection[str]) -> bool:
+    return any(key.startswith(table) for table in tables)
+
+
+def _together(found: Sequence[Unlike], depth: int) -> list[Unlike]:
+    """The same with a difference that every one of `depth` blocks has told once, where its first one stood."""
+    shared = [each._replace(key=BLOCK.sub("pattern.*.", each.key)) for each in found]
+    times = Counter(map(repr, shared))
+    every = [one if times[repr(one)] == depth else each for one, each in zip(shared, found, strict=True)]
+    return list({repr(each): each for each in every}.values())
 
 
 def _plain(config: DecoderConfig) -> DecoderConfig:

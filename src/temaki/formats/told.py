@@ -183,7 +183,12 @@ def lines(found: Mapping[str, Any]) -> str:
         rows.append(("speaking", said))
     rows.append(("exports to", ", ".join(found["exports"])))
     rows += [("warning", warning) for warning in found["warnings"]]
-    return "\n".join([str(Path(found["path"])), *(f"  {name:<11} {text}" for name, text in rows)])
+    return "\n".join([str(Path(found["path"])), *(f"  {name:<11} {_harmless(text)}" for name, text in rows)])
+
+
+def _harmless(text: str) -> str:
+    """The text without what would command a terminal: a file may say of itself what it likes."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def _format(found: Mapping[str, Any]) -> str:

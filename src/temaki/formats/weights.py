@@ -127,7 +127,11 @@ def plain(array: ndarray) -> Weight:
 def read(
     entries: Sequence[Entry], stored: Mapping[str, Stored], where: str, ignored: Callable[[str], bool] = lambda _: False
 ) -> dict[str, Weight]:
-    """Our weights by name. Raises FormatError naming the first missing, unexpected and ill-shaped arrays of `where`."""
+    """Our weights by name.
+
+    Raises FormatError naming the first missing, unexpected and ill-shaped arrays of `where`, and those of integers,
+    which are codes of some quantisation: their scales are not here.
+    """
     sources = [source for entry in entries for source in entry.sources]
     known = {source.name for source in sources}
     missing = list(dict.fromkeys(source.name for source in sources if source.name not in stored))
@@ -139,7 +143,8 @@ def read(
             if source.name in stored and tuple(stored[source.name].shape) != source.shape
         )
     )
-    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shaped}
+    whole = [name for name, array in stored.items() if name in known and not _floating(array)]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shaped, "of whole numbers": whole}
     said = [f"{len(names)} {kind}: {some(names)}" for kind, names in wrong.items() if names]
     if said:
         raise FormatError(f"the weights in {where} are not those of its configuration; " + "; ".join(said))
@@ -192,6 +197,10 @@ def _back(source: Source, numbers: ndarray, shape: tuple[int, ...]) -> ndarray:
 
 def _picked(stored: Stored, at: int | None) -> Stored:
     return stored if at is None else stored[at]
+
+
+def _floating(stored: Stored) -> bool:
+    return not isinstance(stored, ndarray) or stored.dtype.kind == "f"
 
 
 def _wide(stored: Stored) -> bool:

@@ -52,7 +52,8 @@ class _Branch:
 class Engine:
     """Continuous batching over an executor whose slots are all closed, and which nobody else uses meanwhile.
 
-    chunk: prompt ids read in one step, over all requests; answers under way wait that long at most.
+    chunk: prompt ids read in one step, over all requests; answers under way wait that long at most. Only of an executor
+    that reads prompts whole may one prompt be longer.
     """
 
     def __init__(self, executor: Executor, chunk: int = 512):
@@ -183,10 +184,12 @@ class Engine:
         """(prompt, where to stop reading) for the prompts that share this step's chunk, in order."""
         found, left = [], self.chunk
         for prompt in self._reading:
-            stop = min(prompt.read + left, len(prompt.request.ids))
-            if stop > prompt.read:
-                found.append((prompt, stop))
-                left -= stop - prompt.read
+            rest = len(prompt.request.ids) - prompt.read
+            count = rest if self.executor.whole else min(rest, left)
+            if not count or (found and count > left):
+                break
+            found.append((prompt, prompt.read + count))
+            left -= count
         return found
 
     def _start(self, prompt: _Prompt, logits: ndarray) -> list[Event]:

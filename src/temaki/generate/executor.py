@@ -51,6 +51,9 @@ class Executor(Protocol):
     """Ids a slot can hold."""
     vocabulary: int
     """V, so that a strange id is refused before it stands in a batch with others."""
+    whole: bool
+    """A prompt must be read in one call, the first of its slot, and no part of it can be taken back: its ids see each
+    other both ways."""
 
     def run(self, work: Sequence[Work], hidden: bool = False) -> Answer:
         """Read all of `work` in one call; a slot may come up once."""

@@ -23,6 +23,7 @@ class Remembering:
         self.inner = inner
         self.room = inner.room
         self.vocabulary = inner.vocabulary
+        self.whole = inner.whole
         self.read = 0
         self._ids = np.zeros(inner.room, np.int32)
         self._held = 0
@@ -37,6 +38,8 @@ class Remembering:
         if source is not None:
             raise GenerationError("a remembering executor reads no source", found=f"{len(source)} ids")
         self._at = 0
+        if self.whole:  # what was read saw its own prompt both ways, so it says nothing of a longer one
+            self.forget()
         if self._marked is None:
             self.inner.open(0)
             self.inner.mark([0])

@@ -23,6 +23,8 @@ class Ends:
     """Ids put before a prompt."""
     stop: tuple[int, ...] = ()
     """Ids that end an answer; never part of it."""
+    empty: tuple[int, ...] = ()
+    """What an empty prompt is read as, where nothing stands in front."""
 
 
 def ends_of(tokenizer: Tokenizer) -> Ends:
@@ -57,13 +59,15 @@ class Completion:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, ends: Ends | None = None) -> ndarray:
-    """int32 [n]: the ids in front (None: those of `ends_of`), then those of the text; it cannot spell a special
-    token.
+    """int32 [n]: the ids in front (None: those of `ends_of`), then those of the text, which cannot spell a special
+    token; where both are empty, `ends.empty`.
 
-    Raises GenerationError where both are empty: there is nothing to go on from.
+    Raises GenerationError where that is empty too: there is nothing to go on from.
     """
-    front = (ends_of(tokenizer) if ends is None else ends).front
-    found = np.concatenate([np.array(front, np.int32), tokenizer.encode(prompt).astype(np.int32)])
+    ends = ends_of(tokenizer) if ends is None else ends
+    found = np.concatenate([np.array(ends.front, np.int32), tokenizer.encode(prompt).astype(np.int32)])
+    if not len(found):
+        found = np.array(ends.empty, np.int32)
     if not len(found):
         raise GenerationError("an empty prompt, and this model has no token to begin with", do="give a prompt")
     return found

@@ -17,7 +17,8 @@ class TorchExecutor:
     """A model and its state for `slots` slots of `room` ids, on the model's own device and in its own dtype.
 
     The model is used as it is: neither its mode nor its weights are touched, so a run in training may sample
-    from it. spare: the longest draft + 1. All is done in torch's inference mode, which saves a tenth of what a small
+    from it. Where a layer has mask = "prefix", the first ids that a slot reads are its prefix, so they must be all of
+    the prompt. spare: the longest draft + 1. All is done in torch's inference mode, which saves a tenth of what a small
     model's decoding costs beside its products; so position tables are made before, for the whole room.
 
     >>> import numpy as np
@@ -37,6 +38,7 @@ class TorchExecutor:
         self.slots = slots
         self.room = room
         self.vocabulary: int = model.config.vocabulary
+        self.whole = "prefix" in model.config.masks
         self.device = model.head.weight.device
         model.extend(room)
         with torch.no_grad():
@@ -52,7 +54,9 @@ class TorchExecutor:
         starts = [self.state.lengths[slot] for slot in slots]
         for each, start in zip(work, starts, strict=True):
             self._check(each, start)
-        pieces = rows.rows([torch.as_tensor(each.ids) for each in work], starts)
+        prefix = [0 if start else len(each.ids) for each, start in zip(work, starts, strict=True)]
+        ids = [torch.as_tensor(each.ids) for each in work]
+        pieces = rows.rows(ids, starts, prefix if self.whole else None)
         found = self.model(rows.to(pieces, self.device), self.state.at(slots))
         wanted = found[_places(work).to(self.device)]
         logits = self.model.head.logits(wanted)

@@ -20,6 +20,8 @@ from temaki.model.part import Filling, Part
 from temaki.model.positions import alibi_slopes, rotate
 from temaki.model.sight import Sight
 
+__all__ = ["Attention", "AttentionState", "attention", "split_heads"]
+
 
 def split_heads(x: Tensor, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     """Cut stacked projections [N, (H + 2G) K] into q [N, H, K], k and v [N, G, K].
@@ -30,9 +32,6 @@ def split_heads(x: Tensor, heads: int, groups: int) -> tuple[Tensor, Tensor, Ten
     stacked = x.unflatten(-1, (heads + 2 * groups, -1))
     q, k, v = stacked.split((heads, groups, groups), -2)
     return q, k, v
-
-
-__all__ = ["Attention", "AttentionState", "attention", "split_heads"]
 
 
 class Attention(Part):

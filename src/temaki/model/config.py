@@ -369,6 +369,11 @@ class DecoderConfig:
         """The block of every layer, first to last."""
         return self.pattern * (self.depth // len(self.pattern))
 
+    @property
+    def masks(self) -> frozenset[str]:
+        """The masks of the attention layers."""
+        return frozenset(block.mixer.mask for block in self.pattern if isinstance(block.mixer, AttentionConfig))
+
 
 ModelConfig = DecoderConfig
 

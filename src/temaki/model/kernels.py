@@ -145,7 +145,10 @@ def _needed(sight: Sight, prefix: Tensor | None, length: int) -> tuple[Sight, Te
     """Without what changes nothing in pieces of this length."""
     if sight.window is not None and sight.window >= length:
         sight = replace(sight, window=None)
-    if prefix is not None and (not sight.causal or int(prefix.max()) <= 1):
+    if prefix is not None and int(prefix.min()) >= length:
+        sight, prefix = replace(sight, causal=False, window=None), None
+    every = not sight.causal and sight.window is None
+    if prefix is not None and (every or int(prefix.max()) <= 1):
         prefix = None
     return sight, prefix
 

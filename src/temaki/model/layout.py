@@ -31,8 +31,8 @@ class Layout:
 
     @cached_property
     def single(self) -> bool:
-        """Every piece is one id."""
-        return len(self.rows.ids) == len(self.pieces) and all(stop - start == 1 for start, stop in self.pieces)
+        """There are pieces, and every one is one id."""
+        return 0 < len(self.rows.ids) == len(self.pieces) and all(stop - start == 1 for start, stop in self.pieces)
 
     @cached_property
     def slots_index(self) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 BLOCK = 128
 """Most queries that share one additive bias, so that its memory is linear in the length of a piece."""
 SCORES = 1 << 24
-"""Most scores that the plain path makes at once."""
+"""Most scores that the plain path makes at once, and most biases where every piece and head has its own."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ class Block:
 def blocks(sight: Sight, length: int, reach: int = 0, rows: int = 1, start: int = 0) -> Iterator[Block]:
     """The queries start..length-1 of pieces in runs, each with the keys it needs.
 
-    reach: the longest prefix; rows: P * H, for the size of the plain path's scores.
+    reach: the longest prefix; rows: P * H, which bounds a run by SCORES where scores or biases are made for each.
 
     >>> [(b.first, b.stop, b.low, b.high) for b in blocks(Sight(window=3), 257)]
     [(0, 128, 0, 128), (128, 256, 126, 256), (256, 257, 254, 257)]
     """
     most = BLOCK
-    if sight.cap is not None:
+    if sight.cap is not None or (reach and sight.slopes is not None):
         most = max(1, min(BLOCK, SCORES // (rows * length)))
     for first in range(start, length, most):
         stop = min(first + most, length)

@@ -64,6 +64,7 @@ class ModelState:
     def advance(self, slots: Sequence[int], counts: Sequence[int]) -> None:
         """Slot slots[i] has read counts[i] more ids."""
         for slot, count in zip(slots, counts, strict=True):
+            assert self.lengths[slot] + count <= self.room, f"slot {slot} has room for {self.room} ids"
             self.lengths[slot] += count
 
     def mark(self, slots: Sequence[int]) -> None:
@@ -102,12 +103,14 @@ class ModelState:
 
     def load(self, slot: int, saved: Mapping[str, Tensor]) -> None:
         """The inverse of `save`, bit for bit."""
+        length = int(saved["length"])
+        assert length <= self.room, f"{length} ids do not fit a slot of {self.room}"
         self.clear([slot])
         for i, layer in enumerate(self.layers):
             prefix = f"{i}/"
             own = {name.removeprefix(prefix): t for name, t in saved.items() if name.startswith(prefix)}
             layer.load(slot, own)
-        self.lengths[slot] = int(saved["length"])
+        self.lengths[slot] = length
 
     def clear(self, slots: Sequence[int]) -> None:
         """Forget these slots: length 0, memory zeroed, marks gone."""

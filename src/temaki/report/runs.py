@@ -86,6 +86,8 @@ def _next(run: RunFolder, state: State) -> str:
         case "new" | "stopped":
             return command("train", run.path, "--resume", "auto")
         case "finished":
+            if run.setting("objective", "kind") == "masked":  # no next id to be judged by, or to go on with
+                return command("report", run.path)
             return command("generate" if run.results else "evaluate", run.path)
         case "failed":
             rate = number(run.setting("optim", "lr"))

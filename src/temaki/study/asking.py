@@ -1,11 +1,13 @@
 """How an opened model is asked: what begins its prompts and ends its answers, its template, its advice."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from temaki.base.errors import CheckpointError, DataError, GenerationError
 from temaki.formats.opened import Opened
 from temaki.generate import text
+from temaki.generate.config import SamplingConfig
 from temaki.model.config import LearnedConfig
 from temaki.tokens.chat import LONGEST, ChatTemplate
 from temaki.tokens.tokenizer import END_OF_TEXT, Tokenizer
@@ -20,17 +22,20 @@ def tokenizer_of(opened: Opened) -> Tokenizer:
     """The tokenizer that travels with a model. Raises CheckpointError where none does."""
     if opened.tokenizer is None:
         raise CheckpointError(
-            f"{opened.folder} has no tokenizer, so it can read no text", do="give a run or a checkpoint"
+            f"{opened.folder} has no tokenizer, so it can read no text", do="put its tokenizer beside it"
         )
     return opened.tokenizer
 
 
 def ends_of(opened: Opened, tokenizer: Tokenizer) -> text.Ends:
-    """What begins a prompt and ends an answer: as the model says it, else as models trained here do."""
-    said = opened.speaking
-    if not said.front and not said.stop and END_OF_TEXT in tokenizer.special:
+    """What begins a prompt and ends an answer: as the model says it, else as models trained here do.
+
+    An empty prompt begins behind the token that stands between documents, if there is one.
+    """
+    said, between = opened.speaking, END_OF_TEXT in tokenizer.special
+    if not said.front and not said.stop and between:
         return text.ends_of(tokenizer)
-    return text.Ends(said.front, said.stop)
+    return text.Ends(said.front, said.stop, (tokenizer.special[END_OF_TEXT],) if between else ())
 
 
 def template_of(opened: Opened, file: Path | None = None) -> ChatTemplate:
@@ -62,6 +67,24 @@ def context_of(opened: Opened, wanted: int | None = None) -> int:
         allowed = "2 or more" if most is None else f"2 to {most}, the positions the model has learned"
         raise GenerationError("a context that this model cannot have", found=f"{wanted} ids", allowed=allowed)
     return wanted
+
+
+def room_of(
+    opened: Opened, tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig, ends: text.Ends
+) -> int:
+    """Ids that the longest of these prompts and its whole answer take.
+
+    Raises GenerationError where the model has not learned so many positions.
+    """
+    found, position = text.room(tokenizer, prompts, sampling, ends), opened.config.input_position
+    if isinstance(position, LearnedConfig) and found > position.room:
+        raise GenerationError(
+            "the longest prompt and its answer are longer than the positions the model has learned",
+            found=f"{found - sampling.max_tokens} ids of the prompt + {sampling.max_tokens} tokens = {found}",
+            allowed=f"{position.room} positions",
+            do="shorten the prompt or lower max_tokens",
+        )
+    return found
 
 
 def advised(opened: Opened, context: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from temaki.base import config as config_door
 from temaki.base import device as devices
 from temaki.base.errors import ConfigError
 from temaki.base.rows import TokenBatch, grid
+from temaki.batches.config import BatchConfig
 from temaki.model import build
 from temaki.model.bigrams import LARGEST
 from temaki.model.config import DecoderConfig
@@ -98,10 +99,27 @@ def by_depth(depth: int, speed: float, vocabulary: int, recipe: Mapping[str, Any
 
 
 def _pattern(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The recipe's pattern of blocks; one block of attention where it has none."""
+    """The recipe's pattern of blocks; one block of attention where it has none.
+
+    Raises ConfigError for a block that is not a table with a mixer.
+    """
     model = recipe.get("model", {})
     found = model.get("pattern") if isinstance(model, Mapping) else None
-    return found if isinstance(found, list) and found else [{"mixer": {"kind": "attention", "qk_norm": True}}]
+    if not isinstance(found, list) or not found:
+        return [{"mixer": {"kind": "attention", "qk_norm": True}}]
+    for i, block in enumerate(found):
+        if not isinstance(block, Mapping) or not isinstance(block.get("mixer"), Mapping):
+            raise ConfigError(f"model.pattern.{i}: a block is a table with a mixer", found=str(block))
+    return found
+
+
+def _context(recipe: Mapping[str, Any]) -> int:
+    """The recipe's ids a row. Raises ConfigError where that is no such number."""
+    table = recipe.get("batch", {})
+    found = table.get("context", BatchConfig().context) if isinstance(table, Mapping) else table
+    if type(found) is not int or found < 1:
+        raise ConfigError("batch.context: not a number of ids", found=str(found), allowed="1 or more")
+    return found
 
 
 def _masked(recipe: Mapping[str, Any]) -> bool:
@@ -117,7 +135,7 @@ def _tables(depth: int, vocabulary: int, recipe: Mapping[str, Any]) -> tuple[dic
     for block in pattern:
         if block["mixer"].get("kind") == "attention":
             block["mixer"] = {**block["mixer"], "heads": heads, "kv_heads": _kv_heads(heads)}
-    context = recipe.get("batch", {}).get("context", 512)
+    context = _context(recipe)
     tokens = context * max(1, 512 * 2 ** max(1, round(math.log2(depth))) // context)
     made: dict[str, Any] = {
         "model": {"width": HEAD * heads, "depth": depth, "tied": False, "init": "zero-out", "pattern": pattern},

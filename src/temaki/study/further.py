@@ -11,14 +11,13 @@ from temaki.batches.prepare import BOUNDARY, Prepared, Words
 from temaki.checkpoint.speaking import Speaking
 from temaki.formats import open as opener
 from temaki.formats.opened import Opened
-from temaki.model.config import LearnedConfig
 from temaki.model.count import flops_per_token
 from temaki.study import recipes
 from temaki.train.config import RunConfig
 
 RECIPE: Mapping[str, Any] = {
     "name": "further",
-    "optim": {"lr": 1e-4, "matrix": {"kind": "adamw"}},
+    "optim": {"lr": 1e-4, "matrix": {"kind": "adamw"}, "schedule": {"warmup": 2}},
     "batch": {"tokens": 2048, "context": 512},
     "stop": {"steps": 100},
     "watch": {"validate": 25},
@@ -55,7 +54,7 @@ def opened(found: Mapping[str, Any]) -> Opened | None:
 def with_model(found: Mapping[str, Any], model: Opened) -> dict[str, Any]:
     """The recipe with the model's own shape in its [model] table.
 
-    Raises ConfigError for a recipe that asks for another shape, another tokenizer or rows longer than its positions.
+    Raises ConfigError for a recipe that asks for another shape or another tokenizer.
     """
     config = replace(model.config, context=model.context)
     made = {**found, "model": config_door.mapping(config)}
@@ -65,14 +64,8 @@ def with_model(found: Mapping[str, Any], model: Opened) -> dict[str, Any]:
             raise ConfigError(
                 f"[model] is not the shape of {model.folder}", do="leave [model] out: it is taken from there"
             )
-    table, context = recipes.data(found), recipes.complete(made, config.vocabulary).batch.context
-    if table.tokenizer is not None:
+    if recipes.data(found).tokenizer is not None:
         raise ConfigError("a model that is trained further has its own tokenizer", do="leave data.tokenizer out")
-    if isinstance(config.input_position, LearnedConfig) and context > config.input_position.room:
-        raise ConfigError(
-            "batch.context is beyond the model's learned positions", found=str(context),
-            allowed=f"1 to {config.input_position.room}",
-        )  # fmt: skip
     return made
 
 
@@ -83,7 +76,8 @@ def dialled(
     depth: int | None,
     measure: Callable[[], float],
 ) -> dict[str, Any]:
-    """The recipe with as many steps as `minutes` hold at the FLOP/s that `measure` gives; None: as it is.
+    """The recipe with as many steps as `minutes` hold at the FLOP/s that `measure` gives, but more than its warmup;
+    None: as it is.
 
     Raises ConfigError for a depth: the model has its own.
     """
@@ -95,7 +89,7 @@ def dialled(
     made = config_door.merge(found, {"stop": {"steps": 1}})
     config = recipes.complete(with_model(config_door.override(made, changes), model), model.config.vocabulary)
     cost = flops_per_token(config.model, config.batch.context) * config.batch.tokens
-    steps = max(1, int(minutes * 60 * measure() / cost))
+    steps = max(config.optim.schedule.warmup + 1, int(minutes * 60 * measure() / cost))
     return config_door.merge(found, {"stop": {"steps": steps, "minutes": minutes}})
 
 

@@ -66,8 +66,13 @@ class ValidateObjective(Every):
             base_rows.to(run.objective.prepared(loader.take(i, min(batch.micro_rows, rows - i)), i), run.device)
             for i in range(0, rows, batch.micro_rows)
         ]
+        found = measured(run.model, run.objective, batches)
+        if found is None:
+            what = "the held-out rows hold nothing that this objective learns; raise watch.validate_tokens"
+            run.log.write({"kind": "warning", "step": run.step, "message": what})
+            return
         self.judged = run.step
-        self.numbers["loss"] = measured(run.model, run.objective, batches)
+        self.numbers["loss"] = found
         run.log.write({"kind": "validate", "step": run.step, "loss": self.numbers["loss"]})
 
     def score(self, run: Run) -> float | None:

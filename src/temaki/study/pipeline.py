@@ -133,10 +133,12 @@ def score(model: Model, data: Prepared, context: int, progress: Callable[[int], 
 
 
 def score_text(opened: opener.Opened, model: Model, where: Path, context: int, progress: Progress = quiet) -> Score:
-    """Bits per byte of any model on a file or folder of text, each document between two boundaries."""
+    """Bits per byte of any model on a file or folder of text, each document between two boundaries: what begins a
+    prompt of the model, else what stands between documents of its tokenizer.
+    """
     tokenizer = tokenizer_of(opened)
     frame = opened.framed[1] if opened.framed is not None else None
-    between = np.array([prepare.boundary(tokenizer, frame)], np.int64)
+    between = np.array(opened.speaking.front[:1] or [prepare.boundary(tokenizer, frame)], np.int64)
     texts = [document.text for document in sources.files(where, "strict")]
     ids = tokenizer.encode_batch(texts)
     documents = (np.concatenate([between, each]) for each in np.split(ids.ids.astype(np.int64), ids.offsets[1:-1]))
@@ -231,7 +233,7 @@ def generate(
     beginnings = [prompt] if isinstance(prompt, str) else list(prompt)
     tokenizer = tokenizer_of(opened)
     ends = asking.ends_of(opened, tokenizer)
-    room = text.room(tokenizer, beginnings, settings, ends)
+    room = asking.room_of(opened, tokenizer, beginnings, settings, ends)
     executor = TorchExecutor(opened.model(), max(1, len(beginnings)), room)
     found = [each.text for each in text.complete(executor, tokenizer, beginnings, settings, seed=seed, ends=ends)]
     return found[0] if isinstance(prompt, str) else found

@@ -17,7 +17,7 @@ from temaki.base import compile
 from temaki.base.errors import TokenizerError
 from temaki.tokens import bpe_vocabulary, feed, plain_bpe, tokenizer
 from temaki.tokens.bpe_encoder import OUT_SPARE, Asked, Encoder
-from temaki.tokens.bpe_vocabulary import Vocabulary
+from temaki.tokens.bpe_vocabulary import Partial, Vocabulary
 from temaki.tokens.integers import Integers
 from temaki.tokens.kernels import decode as kernels
 from temaki.tokens.tokenizer import END_OF_TEXT, Noise, Ragged, TextStream
@@ -63,14 +63,14 @@ class Bpe:
         pattern: str = "gpt2",
         whole: bool | None = None,
         remember: int = 1 << 18,
-        partial: bool = False,
+        partial: Partial | None = None,
     ):
         """`tokens[id]` are the bytes of an id (a special token's: its text), `merges` in the order learned.
 
         Without merges the rule of ranks holds (see `bpe_vocabulary`). `whole`: a pre-token that is a token is taken
         as it is; by default so with the rule of ranks. `remember` is how many pre-tokens beside the vocabulary are
-        kept with their ids, so that a frequent one is merged once. `partial`: bytes without a token are left out of
-        the ids, instead of being an error here. Raises TokenizerError as `Vocabulary` says.
+        kept with their ids, so that a frequent one is merged once. `partial`: when bytes without a token are left
+        out; they are an error without it. Raises TokenizerError as `Vocabulary` says.
         """
         whole = merges is None if whole is None else whole
         merges = None if merges is None else tuple(merges)

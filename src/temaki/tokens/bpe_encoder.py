@@ -8,11 +8,12 @@ from collections import OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
-from temaki.tokens import plain_bpe, split
+from temaki.tokens import feed, plain_bpe, split
 from temaki.tokens.bpe_vocabulary import Vocabulary
 from temaki.tokens.kernels import encode as kernels
 from temaki.tokens.kernels import encode_memory, encode_merge, encode_special, encode_vocabulary
@@ -39,6 +40,18 @@ class Asked:
     texts: tuple[str, ...]
 
 
+class Run(NamedTuple):
+    """Pre-tokens that stand side by side in `text`, and the special token after them."""
+
+    known: kernels.Known
+    text: ndarray
+    begin: int
+    ends: ndarray
+    place: int
+    """Where they began in the buffer."""
+    id: int | None
+
+
 class Encoder:
     """Encodes jobs of one vocabulary; safe to use from several threads, which share what they learn."""
 
@@ -56,7 +69,7 @@ class Encoder:
         rules, unmade = _merging(vocabulary, self._index, self._plain)
         self._most = len(vocabulary.ids) + remember
         self._forgets = remember > 0
-        self._partial = any(bytes([value]) not in vocabulary.ids for value in range(256))
+        self._lacking = np.array([bytes([value]) not in vocabulary.ids for value in range(256)])
         self._lock = threading.Lock()
         self._desks: deque[encode_merge.Desk] = deque(maxlen=8)
         self._wanted = self._plain if vocabulary.whole else self._plain & ~unmade
@@ -94,15 +107,15 @@ class Encoder:
         """
         stops = np.empty(len(bounds) - 1, np.int64)
         memory, desk = self._memory, self._desk(int(bounds[-1]))
-        if self.rule != OWN:
+        if self._splits(buffer, int(bounds[-1])):
             kernels.encode(self._known, memory, asked.special, desk, self.rule, buffer, bounds, out, stops)
         else:
             o = 0
             for i in range(len(stops)):
-                for begin, ends, id in self._cut(buffer, int(bounds[i]), int(bounds[i + 1]), asked):
-                    o += kernels.encode_cut(self._known, memory, desk, buffer, begin, ends, out[o:])
-                    if id is not None:
-                        out[o] = id
+                for run in self._cut(buffer, int(bounds[i]), int(bounds[i + 1]), asked):
+                    o += kernels.encode_cut(run.known, memory, desk, run.text, run.begin, run.ends, out[o:])
+                    if run.id is not None:
+                        out[o] = run.id
                         o += 1
                 stops[i] = o
         self._put_back(desk)
@@ -115,24 +128,24 @@ class Encoder:
         below = np.uint64(int(noise.drop * (1 << 53)))
         desk = self._desk(stop)
         o = 0
-        if self.rule != OWN:
+        if self._splits(buffer, stop):
             o = kernels.encode_noisy(
                 self._known_noisy, asked.special, desk, self.rule, buffer, 0, stop, place, key, below, out
             )
         else:
-            for begin, ends, id in self._cut(buffer, 0, stop, asked):
+            for run in self._cut(buffer, 0, stop, asked):
                 o = kernels.encode_cut_noisy(
-                    self._known_noisy, desk, buffer, begin, ends, place + begin, key, below, out, o
+                    self._known_noisy, desk, run.text, run.begin, run.ends, place + run.place, key, below, out, o
                 )
-                if id is not None:
-                    out[o] = id
+                if run.id is not None:
+                    out[o] = run.id
                     o += 1
         self._put_back(desk)
         return int(self._known_ones(out, np.array([o]))[0])
 
     def _known_ones(self, out: ndarray, stops: ndarray) -> ndarray:
         """Leave out what stands for a byte without a token; where each text ends then."""
-        if not self._partial or not len(stops):
+        if self.vocabulary.partial != "after" or not len(stops):
             return stops
         kept = out[: stops[-1]] < len(self.vocabulary.tokens)
         ends = np.concatenate([[0], np.cumsum(kept)])[stops]
@@ -146,21 +159,43 @@ class Encoder:
             return self._known
         return self._known._replace(rules=_rules(self.vocabulary, self._index, self._plain))
 
-    def _cut(self, buffer: ndarray, begin: int, stop: int, asked: Asked) -> list[tuple[int, ndarray, int | None]]:
-        """The pre-tokens of an own pattern: runs of them as (begin, ends), and the special token after each run."""
-        runs: list[tuple[int, ndarray, int | None]] = []
+    def _splits(self, buffer: ndarray, stop: int) -> bool:
+        """Whether kernels can split buffer[:stop]: by a pattern they know, with no byte to be taken out before."""
+        if self.rule == OWN:
+            return False
+        return self.vocabulary.partial != "before" or not self._lacking[buffer[:stop]].any()
+
+    def _cut(self, buffer: ndarray, begin: int, stop: int, asked: Asked) -> list["Run"]:
+        """The pre-tokens as `split` finds them."""
+        runs: list[Run] = []
         none = np.empty(0, np.int64)
         text = buffer[begin:stop].tobytes().decode("utf-8")
         for part, is_special in split.parts(text, asked.texts):
             if is_special:
-                runs.append((begin, none, self.vocabulary.special[part]))
+                runs.append(Run(self._known, buffer, begin, none, begin, self.vocabulary.special[part]))
                 begin += len(part.encode("utf-8"))
             else:
                 sizes = [len(word.encode("utf-8")) for word in self._splitter.words(part)]
                 ends = begin + np.cumsum(np.array(sizes, np.int64))
-                runs.append((begin, ends, None))
+                runs.append(self._run(buffer, begin, ends))
                 begin = int(ends[-1])
         return runs
+
+    def _run(self, buffer: ndarray, begin: int, ends: ndarray) -> "Run":
+        """Pre-tokens without the bytes that are left out before merging."""
+        kept = ~self._lacking[buffer[begin : ends[-1]]]
+        if self.vocabulary.partial != "before" or kept.all():
+            return Run(self._known, buffer, begin, ends, begin, None)
+        places = np.concatenate([[0], np.cumsum(kept)])
+        left = np.unique(places[ends - begin])  # some pre-tokens are gone
+        text = np.zeros(places[-1] + feed.SPARE, np.uint8)
+        text[: places[-1]] = buffer[begin : ends[-1]][kept]
+        return Run(self._known_anywhere, text, 0, left[left > 0], begin, None)
+
+    @cached_property
+    def _known_anywhere(self) -> kernels.Known:
+        """As `_known`, for what may not be UTF-8: nowhere cut inside of a pre-token."""
+        return self._known._replace(joints=np.full_like(self._known.joints, ~np.uint64(0)))
 
     def _desk(self, longest: int) -> encode_merge.Desk:
         """Room to work on texts of up to that many bytes; whoever takes it puts it back."""

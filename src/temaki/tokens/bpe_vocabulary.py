@@ -7,6 +7,7 @@ Two rules are in use. Merges (GPT-2, Hugging Face): a list of pairs, a pair's ra
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal, get_args
 
 from temaki.base.errors import TokenizerError
 from temaki.tokens import split
@@ -18,6 +19,10 @@ MOST_MERGES = (1 << 22) - 1
 """Merges a vocabulary may have."""
 
 Pair = tuple[int, int]
+
+Partial = Literal["before", "after"]
+"""Bytes may lack a token, as in SmolLM2's vocabulary, and are left out: before merging, so that what stood around them
+may be joined (Hugging Face), or after it (llama.cpp)."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class Vocabulary:
     """A name of `split.PATTERNS` or an own regular expression."""
     whole: bool
     """Whether a pre-token that is a token is taken as it is, even where the merges would not make it."""
-    partial: bool = False
-    """Whether bytes may lack a token; they are left out of the ids, as in SmolLM2's vocabulary."""
+    partial: Partial | None = None
+    """When bytes without a token are left out; None: each byte has one."""
     ids: Mapping[bytes, int] = field(init=False, repr=False, compare=False)
     """Bytes -> id of the plain tokens."""
 
@@ -47,7 +52,9 @@ class Vocabulary:
             raise TokenizerError("too large a vocabulary", found=f"{len(self.tokens)} ids", allowed=f"up to {LARGEST}")
         split.named(self.pattern)
         object.__setattr__(self, "special", MappingProxyType(dict(self.special)))
-        object.__setattr__(self, "ids", _ids(self.tokens, self.special, self.partial))
+        object.__setattr__(self, "ids", _ids(self.tokens, self.special, self.partial is not None))
+        if all(bytes([value]) in self.ids for value in range(256)):
+            object.__setattr__(self, "partial", None)
         if self.merges is not None:
             _check_merges(self.merges, self.ids)
 
@@ -76,7 +83,7 @@ class Vocabulary:
             "merges": merges,
             "whole": self.whole,
         }
-        return facts | {"partial": True} if self.partial else facts
+        return facts | {"partial": self.partial} if self.partial is not None else facts
 
 
 def of(facts: Mapping[str, object]) -> Vocabulary:
@@ -93,9 +100,10 @@ def of(facts: Mapping[str, object]) -> Vocabulary:
     assert isinstance(tokens, list), "as seen above"
     assert isinstance(merges, list | None), "as seen above"
     assert isinstance(whole, bool), "as seen above"
-    partial = facts.get("partial", False)
-    if type(partial) is not bool:
-        raise TokenizerError("partial is of the wrong type", found=type(partial).__name__)
+    partial = next((known for known in get_args(Partial) if known == facts.get("partial")), None)
+    if "partial" in facts and partial is None:
+        found = f"{facts['partial']!r:.40}"
+        raise TokenizerError("partial is unknown", found=found, allowed=", ".join(get_args(Partial)))
     if any(type(text) is not str or type(id) is not int for text, id in special.items()):
         raise TokenizerError("special tokens are texts with integer ids")
     known = [_from_hex(text, place) for place, text in enumerate(tokens)]

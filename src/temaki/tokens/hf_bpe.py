@@ -1,11 +1,13 @@
 """Byte-level BPE as tokenizer.json has it: GPT-2, Llama 3, Qwen and SmolLM, and what is made like them."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import Any, get_args
 
 from temaki.base.errors import TokenizerError
 from temaki.tokens import hf_added, hf_fields, hf_patterns
 from temaki.tokens.bpe import Bpe
+from temaki.tokens.bpe_vocabulary import Partial
 from temaki.tokens.frame import Frame
 from temaki.tokens.merge_rules import as_merges, texts_by_id, vocabulary
 from temaki.tokens.normalized import Form, Normalized
@@ -30,7 +32,6 @@ def read(found: dict[str, Any]) -> tuple[Tokenizer, Frame]:
         ignore_merges=[False, True],
     )
     form = _form(found.get("normalizer"))
-    pattern = hf_patterns.read(found.get("pre_tokenizer"))
     for step in hf_fields.flattened(found.get("decoder"), "decoder", "decoders"):
         if step["type"] != "ByteLevel":
             raise TokenizerError("the decoder is not byte-level", found=step["type"], allowed="ByteLevel")
@@ -39,9 +40,14 @@ def read(found: dict[str, Any]) -> tuple[Tokenizer, Frame]:
     texts = texts_by_id({**vocab, **special})
     tokens = [_bytes(text, special) for text in texts]
     merges = [_merge(merge, place) for place, merge in enumerate(hf_fields.listed(model.get("merges"), "merges"))]
-    lacking = model.get("unk_token") is None and not {bytes([value]) for value in range(256)} <= set(tokens)
+    lacking = _lacking({token for token, text in zip(tokens, texts, strict=True) if text not in special})
+    partial: Partial | None = "before" if model.get("unk_token") is None else None
+    steps = hf_fields.flattened(found.get("pre_tokenizer"), "pre_tokenizer", "pretokenizers")
+    if partial is not None and lacking and steps and steps[-1] == _removal(lacking):
+        partial, steps = "after", steps[:-1]
+    pattern = hf_patterns.read({"type": "Sequence", "pretokenizers": steps})
     whole = model.get("ignore_merges") is True
-    tokenizer: Tokenizer = Bpe(tokens, merges, special, pattern, whole, partial=lacking)
+    tokenizer: Tokenizer = Bpe(tokens, merges, special, pattern, whole, partial=partial)
     frame = hf_added.read_frame(found.get("post_processor"), special, ordinary)
     return tokenizer if form is None else Normalized(tokenizer, form), frame
 
@@ -59,13 +65,16 @@ def write(tokenizer: Tokenizer, frame: Frame) -> dict[str, Any]:
                 "a special token is written as another token is", found=f"{text!r}, ids {vocab[text]} and {id}"
             )
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    cut = hf_patterns.write(known.pattern)
+    if known.partial == "after":
+        cut = {"type": "Sequence", "pretokenizers": [cut, _removal(_lacking(known.ids))]}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": hf_added.write(known.special, frame),
         "normalizer": {"type": tokenizer.form} if isinstance(tokenizer, Normalized) else None,
-        "pre_tokenizer": hf_patterns.write(known.pattern),
+        "pre_tokenizer": cut,
         "post_processor": hf_added.write_frame(frame, known.special, level),
         "decoder": level,
         "model": {
@@ -81,6 +90,17 @@ def write(tokenizer: Tokenizer, frame: Frame) -> dict[str, Any]:
             "merges": [f"{printable(left)} {printable(right)}" for left, right in as_merges(inner)],
         },
     }
+
+
+def _lacking(plain: Collection[bytes]) -> bytes:
+    """The bytes that are no plain token."""
+    return bytes(value for value in range(256) if bytes([value]) not in plain)
+
+
+def _removal(lacking: bytes) -> dict[str, Any]:
+    """The step that takes out bytes without a token and keeps what stood around them apart; it sees printable ones."""
+    expression = "|".join(map(re.escape, printable(lacking)))
+    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Removed", "invert": False}
 
 
 def _form(found: object) -> Form | None:

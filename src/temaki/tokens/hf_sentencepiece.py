@@ -167,7 +167,8 @@ def _type(text: str, added: dict[str, int], unknown: str, falls: bool) -> int:
 
 
 def _merges(model: dict[str, Any], ids: dict[str, int], types: dict[str, int]) -> list[tuple[int, int]]:
-    """The merges as ids; those that only make what is cut out before are left out. Raises TokenizerError."""
+    """The merges as ids; those that only make what is cut out before are left out, of one that comes twice the last
+    place counts. Raises TokenizerError."""
     found: dict[tuple[int, int], None] = {}
     for place, merge in enumerate(hf_fields.listed(model.get("merges"), "merges")):
         parts: Sequence[Any] = merge.split(" ") if isinstance(merge, str) else merge if isinstance(merge, list) else ()
@@ -178,6 +179,7 @@ def _merges(model: dict[str, Any], ids: dict[str, int], types: dict[str, int]) -
         if None in kinds or BYTE in kinds:
             raise TokenizerError(f"merge {place} is not of tokens, or of bytes", found=f"{merge!r:.60}")
         if kinds == {NORMAL}:
+            found.pop((ids[left], ids[right]), None)
             found[ids[left], ids[right]] = None
     return list(found)
 

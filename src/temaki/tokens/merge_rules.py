@@ -34,7 +34,7 @@ def as_ranks(tokenizer: Tokenizer) -> dict[bytes, int]:
     or leave a token unmade or unreached: there the rule of ranks would join otherwise.
     """
     found = vocabulary(tokenizer)
-    if found.partial:
+    if found.partial is not None:
         raise TokenizerError("some bytes have no token, so ranks cannot say this vocabulary")
     if found.merges is not None:
         made = [found.ids[left + right] for left, right in found.merges]

@@ -19,7 +19,7 @@ from temaki.base.errors import ConfigError
 from temaki.base.rows import TokenBatch
 from temaki.batches.config import DataConfig
 from temaki.model.build import Model
-from temaki.model.config import AttentionConfig, ModelConfig
+from temaki.model.config import ModelConfig
 from temaki.train.config import MaskedConfig, NextConfig, ObjectiveConfig, PrefixConfig
 
 MASK = "<|mask|>"
@@ -182,17 +182,20 @@ MASKS = {
 """Which attention an objective can be learned with; `next` would see its answer in a bidirectional one."""
 
 
-def check(config: ObjectiveConfig, model: ModelConfig, data: DataConfig) -> None:
-    """Raise ConfigError for a model whose attention does not fit the objective, and data without a mask it needs."""
+def check(config: ObjectiveConfig, model: ModelConfig) -> None:
+    """Raise ConfigError for a model whose attention does not fit the objective."""
     allowed = MASKS[config.kind]
-    found = {block.mixer.mask for block in model.pattern if isinstance(block.mixer, AttentionConfig)} or {"causal"}
-    wrong = sorted(found - set(allowed))
+    wrong = sorted((model.masks or {"causal"}) - set(allowed))
     if wrong:
         raise ConfigError(
             f'objective.kind = "{config.kind}" does not go with model.pattern.mixer.mask = "{wrong[0]}"',
             allowed=" or ".join(f'mask = "{each}"' for each in allowed),
             do="set the mask of every attention layer, or choose the objective of that mask",
         )
+
+
+def check_mask(config: ObjectiveConfig, data: DataConfig) -> None:
+    """Raise ConfigError for data whose tokenizer would be trained without the mask that the objective needs."""
     trained = data.tokenizer is None and data.shards is None
     if isinstance(config, MaskedConfig) and config.mask_id is None and trained and MASK not in (data.special or ()):
         raise ConfigError(

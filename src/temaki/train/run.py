@@ -23,6 +23,7 @@ from temaki.checkpoint.resume import Resume
 from temaki.checkpoint.store import Facts, Store
 from temaki.model import bigrams, build, part
 from temaki.model.build import Model
+from temaki.model.config import LearnedConfig
 from temaki.model.count import count, flops_per_token
 from temaki.optim import schedule
 from temaki.optim.groups import groups
@@ -64,10 +65,25 @@ def check_recipe(config: RunConfig) -> None:
     if config.parallel.compile and devices.compiler() is None:
         raise ConfigError("parallel.compile needs a C++ compiler", do="install g++ or clang++, or set it to false")
     model = config.model
-    objectives.check(config.objective, model, config.data)
+    objectives.check(config.objective, model)
+    if not isinstance(config.begin, FromModelConfig):  # such a model has its own tokenizer, `check` asks that one
+        objectives.check_mask(config.objective, config.data)
     if config.watch.sample is not None and isinstance(config.objective, MaskedConfig):
         raise ConfigError("a masked model cannot continue a text", found="watch.sample", do="leave watch.sample out")
+    position = model.input_position
+    if isinstance(position, LearnedConfig) and config.batch.context > position.room:
+        raise ConfigError(
+            "batch.context is beyond the model's learned positions",
+            found=f"batch.context {config.batch.context}, {position.room} positions",
+            allowed=f"a batch.context of 1 to {position.room}",
+            do=f"set batch.context={position.room}, or for a new model more positions (model.input_position.room)",
+        )
     if isinstance(config.begin, BigramsConfig):
+        if isinstance(config.objective, MaskedConfig):
+            raise ConfigError(
+                'begin.kind = "bigrams" predicts the next id, and a masked model does not',
+                do='choose begin.kind = "random"',
+            )
         bigrams.check(model.vocabulary, model.width, model.tied, model.init)
 
 

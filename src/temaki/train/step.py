@@ -70,12 +70,17 @@ def update(
 
 
 @torch.no_grad()
-def measured(model: Model, objective: Objective, batches: Sequence[TokenBatch]) -> float:
-    """The loss of prepared batches, as `gradients` would give it; the model comes back in the mode it was in."""
+def measured(model: Model, objective: Objective, batches: Sequence[TokenBatch]) -> float | None:
+    """The loss of prepared batches, as `gradients` would give it; None where nothing in them counts.
+
+    The model comes back in the mode it was in.
+    """
+    counts = {name: sum(objective.counts(batch)[name] for batch in batches) for name in objective.scales}
+    if not any(counts.values()):
+        return None
     training = model.training
     model.eval()
     try:
-        counts = {name: sum(objective.counts(batch)[name] for batch in batches) for name in objective.scales}
         sums = [objective.totals(model, batch) for batch in batches]
     finally:
         model.train(training)
