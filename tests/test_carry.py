@@ -377,3 +377,11 @@ from temaki.formats import open as door, told
 print(told.lines(told.told(door.open({str(tmp_path / "home")!r}))).count("bpe"), "torch" in sys.modules)
 """
     assert fresh(code).split() == ["1", "False"]
+
+
+def test_what_a_killed_attempt_left_is_taken_away(tmp_path: Path) -> None:
+    left = tmp_path / ".out.part"
+    left.mkdir()
+    (left / "half").write_bytes(b"half of a model")
+    carried(made("home", tmp_path / "in", None), tmp_path / "out", "native")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]

@@ -34,7 +34,7 @@ def desk(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/tour.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/models.md"])
 def test_every_command_runs(page: str, desk: Path) -> None:
     ran = 0
     for language, code in blocks(page):

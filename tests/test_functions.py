@@ -207,3 +207,12 @@ def test_s4d_begins_as_s4d_lin() -> None:
     frequencies = torch.pi * torch.arange(32)
     wanted = (steps[:, None] * (a + 1j * frequencies)).exp()
     assert (abar - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1.0, 1e18, float("inf"), float("nan")])
+def test_one_row_is_normalised_as_one_of_many(value: float, dtype: torch.dtype) -> None:
+    row, gain = torch.linspace(-1, 2, 6, dtype=dtype) * value, torch.linspace(0, 1, 6, dtype=dtype)
+    with torch.no_grad():
+        one, many = rms_norm(row[None], gain), rms_norm(torch.stack([row, row]), gain)
+    torch.testing.assert_close(one[0], many[1], equal_nan=True)

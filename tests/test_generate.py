@@ -34,6 +34,7 @@ from temaki.model.config import (
     SwigluConfig,
 )
 from temaki.model.linear import lengthwise
+from temaki.tokens.bpe import from_merges
 from temaki.tokens.tokenizer import END_OF_TEXT, TextStream
 
 V = 29
@@ -1049,3 +1050,14 @@ def test_no_torch_is_loaded(fresh, name):
 @pytest.mark.parametrize("module", [text, torch_executor, engine_module, executor_module, request_module, linear])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0
+
+
+def test_ids_that_a_model_has_beyond_its_tokenizer_say_nothing() -> None:
+    """A vocabulary may be padded for the machine's sake; such an id is no error when it is drawn."""
+    tokenizer = from_merges([])
+    fake = Fake(slots=1, room=64, vocabulary=tokenizer.size + 400)
+    (found,) = text.complete(fake, tokenizer, ["a"], SamplingConfig(max_tokens=30), seed=3)
+    known = found.ids[found.ids < tokenizer.size]
+    assert found.done == "length"
+    assert 0 < len(known) < len(found.ids) == 30
+    assert found.text == tokenizer.decode(known)

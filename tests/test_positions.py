@@ -1,7 +1,7 @@
 """Positions: the notes' check values, the laws of each kind, and `transformers` as the oracle of longer contexts."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -282,3 +282,18 @@ def test_uniform_causal_attention_writes_the_place_into_the_scale() -> None:
 def logits(model: build.Model, of: Rows, seats: object = None) -> torch.Tensor:
     with torch.no_grad():
         return model.head.logits(model(of, seats))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pairs", ["half", "interleaved"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_turning_without_gradient_is_turning_with_it_however_the_numbers_lie(
+    pairs: Literal["half", "interleaved"], dtype: torch.dtype
+) -> None:
+    whole = torch.randn(5, 3, 9, dtype=torch.float64).to(dtype)
+    cos, sin = (each.to(dtype)[:, None] for each in rope_angles(torch.arange(5), 8))
+    for x in (whole[..., :8], whole[..., 1:], whole[..., :8].contiguous(), whole[:, :, :8].transpose(0, 1)):
+        angles = (cos, sin) if x.shape[0] == 5 else (cos.squeeze(1), sin.squeeze(1))
+        wanted = rotate(x.clone().requires_grad_(), *angles, pairs).detach()
+        with torch.no_grad():
+            found = rotate(x, *angles, pairs)
+        torch.testing.assert_close(found, wanted)

@@ -51,11 +51,11 @@ def reference(
             allowed=f"n_ctx = {room}",
             do="shorten the prompt or lower --n_tokens_to_generate",
         )
-    text = tokenizer.stream().behind(ids)
+    stream = tokenizer.stream().behind(ids)
     for each in islice(_greedy(reference_tree.page(opened), ids, len(ids) + n_tokens, backend), n_tokens):
-        sys.stdout.write(text.push(each))
+        sys.stdout.write(stream.push(each) if each < tokenizer.size else "")
         sys.stdout.flush()
-    sys.stdout.write(text.close() + "\n")
+    sys.stdout.write(stream.close() + "\n")
 
 
 def _check_backend(backend: str) -> None:

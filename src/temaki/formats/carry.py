@@ -7,7 +7,7 @@ the model that was written is compared with one rounded in memory, and what roun
 import difflib
 import math
 import os
-import tempfile
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -79,12 +79,16 @@ def carry(source: Opened, out: Path, to: str, speak: Speaker, type: str | None =
     target = check(out, to, type)
     SHAPES[to](source)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)  # of an attempt that was killed
+    aside.mkdir()
+    try:
         say(f"writing {to}{f' as {type}' if type else ''}")
-        written = Path(aside) / out.name
-        _write(target, source, written, type)
-        found = _proved(source, opener.open(written), target, speak, say)
-        paths = _take_names(Path(aside), out)
+        _write(target, source, aside / out.name, type)
+        found = _proved(source, opener.open(aside / out.name), target, speak, say)
+        paths = _take_names(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return replace(found, after=opener.open(out), paths=paths)
 
 
@@ -174,7 +178,9 @@ def _same_words(before: Opened, after: Opened, target: Target) -> tuple[int | No
     """On how many texts the tokenizers are one, and what the format does not hold. Raises FormatError."""
     lost = []
     if before.framed is None:
-        return None, ("the model has no tokenizer, so none was written",)
+        front = before.speaking.front and before.speaking.front != after.speaking.front
+        ends = ("what begins a prompt is lost with it",) if front else ()
+        return None, ("the model has no tokenizer, so none was written", *ends)
     if after.framed is None:
         raise FormatError("what was written has no tokenizer, though the model has one")
     texts = proof.same(before.framed[0], after.framed[0])
@@ -189,6 +195,12 @@ def _same_words(before: Opened, after: Opened, target: Target) -> tuple[int | No
             if target.speaks:
                 raise FormatError(f"{what} came back otherwise", found=repr(two)[:200], allowed=repr(one)[:200])
             lost.append(f"the format does not hold {what}")
+    rules = [each[0].facts().get("partial") for each in (before.framed, after.framed)]
+    if rules[0] != rules[1]:
+        lost.append(
+            "some bytes have no token; they are left out of the ids "
+            f"{rules[0]} merging in the source and {rules[1]} merging in this format, so texts with them may differ"
+        )
     more = _stops(after) - _stops(before)
     if _stops(before) and more:
         lost.append(f"in this format these ids end an answer too: {', '.join(map(str, sorted(more)))}")

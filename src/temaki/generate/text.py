@@ -211,6 +211,8 @@ class _Writer:
 
     index: int
     branch: int
+    known: int
+    """Ids that the tokenizer has; a model may have more."""
     decoder: TextStream
     hold: Holdback
     texts: list[str] = field(default_factory=list)
@@ -223,7 +225,8 @@ class _Writer:
         self.events.append(event)
         self.done, self.error = event.done, event.error
         try:
-            text = self.hold.push("".join(self.decoder.push(int(each)) for each in event.ids))
+            said = (int(each) for each in event.ids if each < self.known)  # padding of the vocabulary has no text
+            text = self.hold.push("".join(self.decoder.push(each) for each in said))
         except TokenizerError as error:
             self.done, self.error = "error", str(error)
             text = ""
@@ -273,7 +276,9 @@ def _submit(
             what = error.what if len(rows) == 1 else f"prompt {index}: {error.what}"
             raise GenerationError(what, found=error.found, allowed=error.allowed, do=error.do) from None
         for branch in range(branches):
-            writers[number, branch] = _Writer(index, branch, tokenizer.stream().behind(ids), Holdback(settings.stop))
+            writers[number, branch] = _Writer(
+                index, branch, tokenizer.size, tokenizer.stream().behind(ids), Holdback(settings.stop)
+            )
     return engine, writers
 
 

@@ -1,5 +1,7 @@
 """Norms, as functions of tensors and as parts. Letters: D width."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,13 +24,22 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-5) -> Tensor:
     if torch.compiler.is_compiling():  # the compiler fuses torch's own; uncompiled it is slower, most in many rows
         return F.rms_norm(wide, (x.shape[-1],), gain, eps).to(x.dtype)
     if not torch.is_grad_enabled():
-        return (wide * _shrink(wide, eps)).mul_(gain).to(x.dtype)
+        one = wide.numel() == wide.shape[-1] and wide.device.type == "cpu"
+        shrink = _shrink_one(wide, eps) if one else _shrink(wide, eps)
+        return (wide * shrink).mul_(gain).to(x.dtype)
     return _RmsNorm.apply(wide, gain, eps).to(x.dtype)
 
 
 def _shrink(x: Tensor, eps: float) -> Tensor:
     """1 / sqrt(mean(x^2) + eps): [..., D] -> [..., 1]."""
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _shrink_one(row: Tensor, eps: float) -> float:
+    """`_shrink` of a single row on the host as a number: one operation where it takes five."""
+    norm = torch.linalg.vector_norm(row).item()
+    square = norm * norm / row.shape[-1] + eps
+    return 1 / math.sqrt(square) if square > 0 else math.inf
 
 
 class _RmsNorm(torch.autograd.Function):
