@@ -65,7 +65,7 @@ PLAIN: dict[str, Callable[[ndarray], ndarray]] = {
 
 def child(path: Path, what: str) -> dict[str, float]:
     """Measure one of `plain` and `load` in this process."""
-    from temaki.evaluate import memory
+    from temaki.base import memory
     from temaki.formats import gguf
 
     if what == "plain":

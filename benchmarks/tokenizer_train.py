@@ -117,7 +117,7 @@ def _tokenizers(path: Path, size: int) -> object:
 
 
 if __name__ == "__main__":
-    from temaki.evaluate import memory
+    from temaki.base import memory
 
     train = _trainers(int(sys.argv[5]))[sys.argv[1]]
     train(Path(sys.argv[3]), 500)

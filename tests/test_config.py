@@ -334,6 +334,11 @@ INPUT_POSITION = (
     | st.builds(m.SinusoidalConfig, base=POSITIVE)
     | UNPLACED
 )  # fmt: skip
+FURTHER = st.builds(
+    m.FurtherConfig,
+    ids=st.integers(2, 16),
+    heads=st.sampled_from([m.ParallelHeadsConfig(), m.SequentialHeadsConfig(), m.MedusaHeadsConfig()]),
+)
 MODEL = st.builds(
     lambda pattern, repeats, **rest: m.DecoderConfig(pattern=tuple(pattern), depth=len(pattern) * repeats, **rest),
     pattern=st.lists(BLOCK, min_size=1, max_size=3),
@@ -345,7 +350,9 @@ MODEL = st.builds(
     embedding_scale=POSITIVE,
     cap=st.none() | POSITIVE,
     context=st.none() | st.integers(1, 1000),
-    init=st.sampled_from(["cs336", "zero-out"]),
+    init=st.sampled_from(["cs336", "zero-out", "gpt2"]),
+    dropout=st.sampled_from([0.0, 0.1]),
+    further=st.none() | FURTHER,
 )
 
 
@@ -387,6 +394,7 @@ def test_the_unions_are_what_these_tests_range_over():
         m.YarnScalingConfig, m.Llama3ScalingConfig, m.LearnedConfig, m.SinusoidalConfig, m.SoftmaxConfig,
         m.AttentionConfig, m.S4DConfig, m.SwigluConfig, m.GegluConfig, m.GeluConfig, m.SiluConfig, m.ReluConfig,
         m.ExpertsConfig, m.RmsNormConfig, m.LayerNormConfig, m.BlockConfig, m.DecoderConfig,
+        m.ParallelHeadsConfig, m.SequentialHeadsConfig, m.MedusaHeadsConfig, m.FurtherConfig,
     }  # fmt: skip
     assert members == seen, "a new variant: add it to the strategies above"
 

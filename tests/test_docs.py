@@ -30,14 +30,18 @@ def desk(tmp_path: Path) -> Path:
     for i in range(60):
         text = "\n".join(STORY.format(n=i * 40 + j, m=j % 7, cat=["Miso", "Nori", "Sushi"][j % 3]) for j in range(20))
         (tmp_path / "notes" / f"{i:03d}.txt").write_text(text, encoding="utf-8")
+    grids = [code for language, code in blocks("docs/training.md") if language == "toml"]
+    (tmp_path / "grid.toml").write_text(grids[0], encoding="utf-8")
     return tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/models.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/models.md", "docs/training.md"])
 def test_every_command_runs(page: str, desk: Path) -> None:
     ran = 0
     for language, code in blocks(page):
+        if language == "toml":
+            continue
         if language == "python":
             commands = [[sys.executable, "-c", code]]
         else:
@@ -47,7 +51,7 @@ def test_every_command_runs(page: str, desk: Path) -> None:
             done = subprocess.run(command, cwd=desk, capture_output=True, text=True, timeout=600, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             ran += 1
-    assert ran >= 8
+    assert ran >= 5
 
 
 @pytest.mark.slow

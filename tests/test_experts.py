@@ -38,7 +38,7 @@ def made(kind: str = "swiglu", top: int = 2, renormalise: bool = True, balance: 
     """Five experts of width 8 in float64, with biases that say something."""
     config = ExpertsConfig(experts=5, top=top, expert=KINDS[kind], renormalise=renormalise, balance=balance)
     experts = Experts(config, 8).double()
-    init.fill(experts, "cs336", 1)
+    init.fill(experts, variants.config("experts"), 1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in experts.parameters():
@@ -211,7 +211,7 @@ def test_a_skewed_router_is_balanced() -> None:
     """A router that sends nearly all to one expert: after the bias has moved, the loads are near to equal."""
     config = ExpertsConfig(experts=4, top=1, expert=SwigluConfig(width=4), balance=0.002)
     experts = Experts(config, 8)
-    init.fill(experts, "cs336", 1)
+    init.fill(experts, variants.config("experts"), 1)
     generator = torch.Generator().manual_seed(7)
     centre = torch.randn(8, generator=generator)
     with torch.no_grad():
@@ -249,18 +249,18 @@ import os, sys
 import torch, torch.distributed as dist, torch.multiprocessing as mp
 sys.path.insert(0, {tests!r})
 from test_experts import made
+from torch.distributed.device_mesh import init_device_mesh
 from temaki.model.experts import settle
 
 def worker(rank):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="{port}")
     if sys.platform == "linux":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method={meeting!r}, rank=rank, world_size=2)
     x = torch.randn(40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
     experts = made()
     experts(x[rank::2]).sum().backward()
-    settle(experts)
+    settle(experts, init_device_mesh("cpu", (2,)))
     if rank == 0:
         print(experts.bias.tolist())
     sys.stdout.flush()
@@ -274,16 +274,12 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_two_processes_balance_as_one(tmp_path, fresh: Callable[[str], str]) -> None:  # type: ignore[no-untyped-def]
-    import socket
     import subprocess
     import sys
     from pathlib import Path
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     script = tmp_path / "two.py"
-    script.write_text(TWO.format(tests=str(Path(__file__).parent), port=port))
+    script.write_text(TWO.format(tests=str(Path(__file__).parent), meeting=(tmp_path / "meeting").as_uri()))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     experts = made()
@@ -335,14 +331,14 @@ def test_initial_values_and_updates_are_each_experts_own() -> None:
         theta = getattr(mixture, name).detach()
         g, m = torch.randn(theta.shape, generator=generator), torch.zeros_like(theta)
         stacked = theta.clone()
-        muon_step([stacked], [g], [m], 0.1, rule, [roles[f"blocks.0.ffn.{name}"].parts])
+        muon_step(stacked, g, m, 0.1, rule, roles[f"blocks.0.ffn.{name}"].parts)
         if theta.ndim == 2:
             each = theta.clone()
-            muon_step([each], [g], [torch.zeros_like(each)], 0.1, rule, [()])
+            muon_step(each, g, torch.zeros_like(each), 0.1, rule, ())
             close(stacked, each)
             continue
         inner = nn.ParameterList([theta[e].clone() for e in range(len(theta))])
         split = (theta.shape[1] // 2,) * 2 if name == "up" else ()
         for e, one in enumerate(inner):
-            muon_step([one.data], [g[e]], [torch.zeros_like(one)], 0.1, rule, [split])
+            muon_step(one.data, g[e], torch.zeros_like(one), 0.1, rule, split)
             close(stacked[e], one.data)

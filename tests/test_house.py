@@ -21,7 +21,8 @@ NO_TORCH = [
     "temaki.formats.open", "temaki.formats.own", "temaki.formats.hf", "temaki.formats.gguf", "temaki.formats.openai_tf",
     "temaki.formats.llama2c", "temaki.formats.cs336", "temaki.formats.told", "temaki.formats.carry",
     "temaki.reference", "temaki.generate.engine", "temaki.generate.text", "temaki.report.run", "temaki.optim.config",
-    "temaki.optim.schedule", "temaki.cli.main",
+    "temaki.optim.schedule", "temaki.optim.cost", "temaki.optim.coefficients", "temaki.model.roofline",
+    "temaki.train.config", "temaki.cli.main",
 ]  # fmt: skip
 
 
@@ -59,7 +60,8 @@ def test_examples_in_docstrings_run(name: str) -> None:
 PLAIN = [
     "temaki.model.norm", "temaki.model.ffn", "temaki.model.maps", "temaki.model.positions", "temaki.model.ssm",
     "temaki.model.attention", "temaki.model.kernels", "temaki.model.heads", "temaki.optim.schedule",
-    "temaki.optim.adamw", "temaki.optim.muon", "temaki.batches.packing", "temaki.generate.sampling",
+    "temaki.optim.adamw", "temaki.optim.muon", "temaki.optim.lion", "temaki.optim.sgd", "temaki.optim.cost",
+    "temaki.batches.packing", "temaki.generate.sampling",
 ]  # fmt: skip
 
 

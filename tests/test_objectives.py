@@ -170,7 +170,7 @@ def test_accumulated_is_one_big_batch(kind: str, dtype: torch.dtype, bound: floa
     found = []
     for batches in (one, parts):
         net.zero_grad()
-        told = gradients(net, task, batches)
+        told = gradients(net, task, batches).loss
         assert measured(net, task, batches) == pytest.approx(told, rel=1e-5)
         found.append((told, torch.cat([p.grad.reshape(-1) for p in net.parameters() if p.grad is not None])))
     (a, x), (b, y) = found
@@ -194,7 +194,7 @@ def test_batches_that_count_nothing_teach_and_judge_nothing(kind: str) -> None:
     net, task, whole = model(FITTING[kind]), made(kind), batch(2, 12)
     none = replace(whole, weights=torch.zeros_like(whole.weights))
     assert measured(net, task, [none]) is None
-    assert gradients(net, task, [none]) == 0.0
+    assert gradients(net, task, [none]).loss == 0.0
     assert all(p.grad is None for p in net.parameters())
     some = [task.prepared(whole, 0)]
     assert measured(net, task, [none, *some]) == pytest.approx(measured(net, task, some), rel=1e-12)

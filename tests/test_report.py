@@ -7,13 +7,16 @@ import json
 import math
 import os
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from temaki.report import chart, compare, figures, page, run, runs
+from temaki.cli import progress
+from temaki.cli import report as verb
+from temaki.report import axis, chart, compare, differences, figures, page, run, runs
 
 VOID = {"meta", "path", "br", "img", "input", "link"}
 KNOWN = re.compile(
@@ -198,7 +201,7 @@ def test_a_resumed_run_is_drawn_once_and_says_so(tmp_path):
     loss = found.charts()[0]["series"][0]
     assert loss["x"] == list(range(1, 51))
     assert loss["y"][30:] == [5.0] * 20
-    assert any(tag == "path" and name == "class" and value == "mark" for tag, name, value in found.attributes)
+    assert any(tag == "path" and name == "class" and value == "mark m0" for tag, name, value in found.attributes)
 
 
 def test_a_failed_run_says_what_broke(tmp_path):
@@ -228,7 +231,8 @@ WORDS = [
     "params",
     "machine",
 ]
-KINDS = st.sampled_from(["start", "step", "validate", "sample", "plan", "end"])
+WORDS += ["to", "decay", "noise_scale", "memory", "grad_norm/a", "weight_norm/a", "update_norm/a"]
+KINDS = st.sampled_from(["start", "step", "validate", "sample", "plan", "skip", "spike", "rollback", "resume", "end"])
 LINE = st.fixed_dictionaries(
     {"kind": KINDS | JSON, "step": st.integers(-3, 99) | JSON},
     optional={name: st.floats() | JSON for name in [*WORDS[2:], "prompt", "text", "reason", "message"]},
@@ -239,7 +243,7 @@ RESULT = st.dictionaries(st.sampled_from([*RESULTS, "samples", "params", "train_
 @settings(
     derandomize=True,
     deadline=None,
-    max_examples=60,
+    max_examples=50,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(lines=st.lists(LINE, max_size=12), results=RESULT)
@@ -257,6 +261,91 @@ def test_the_report_is_small_however_long_the_run(tmp_path):
     assert run.write(path).stat().st_size < 250_000
 
 
+# ---- a run that goes on ----------------------------------------------------------------------------------
+
+
+def named(n, role, gradient, weight, update):
+    return step(n) | {f"grad_norm/{role}": gradient, f"weight_norm/{role}": weight, f"update_norm/{role}": update}
+
+
+def chart_called(found, word):
+    """The chart below the heading that holds a word."""
+    titles = [value.split(":")[0] for tag, name, value in found.attributes if tag == "svg" and name == "aria-label"]
+    return dict(zip(titles, found.charts(), strict=True))[word]
+
+
+def test_norms_by_role_noise_and_memory_are_drawn(tmp_path):
+    lines = [START, *(named(n, "matrix", 2.0, 50.0, n / 100) | {"noise_scale": 100.0 * n} for n in range(1, 30))]
+    lines += [named(n, "head", 1.0, 10.0, 1.0) | {"memory": 3e8 + n} for n in range(30, 40)]
+    found = report(make(tmp_path / "r", lines, config=CONFIG + "[batch]\ntokens = 2048\n"))
+    update = chart_called(found, "Update by role")
+    assert [s["name"] for s in update["series"]] == ["head", "matrix"]
+    assert update["series"][1]["y"][0] == pytest.approx(1 / 100 / 50)
+    assert set(update["series"][0]["y"]) == {0.1}
+    assert chart_called(found, "Gradient norm by role")["series"][1]["y"][0] == 2.0
+    noise = chart_called(found, "Gradient noise scale")["series"]
+    assert [s["name"] for s in noise] == ["noise scale", "ids a step"]
+    assert (noise[0]["y"][-1], set(noise[1]["y"])) == (2900.0, {2048.0})
+    assert chart_called(found, "Memory")["series"][0]["y"] == [0.3] * 10
+    plain = report(make(tmp_path / "plain"))
+    assert "Update by role" not in plain.text
+    assert "Memory" not in plain.text
+
+
+def test_what_guards_did_is_marked_and_told(tmp_path):
+    more = [{"kind": "skip", "step": n, "message": f"layer {n}"} for n in range(3, 12)]
+    plan = {"kind": "plan", "step": 31, "steps": 60, "decay": 31, "settled": 1.0}
+    spike = {"kind": "spike", "step": 40, "loss": 9.0, "message": "7 deviations"}
+    found = report(make(tmp_path / "r", [*LINES[:12], *more, *LINES[12:35], plan, *LINES[35:41], spike]))
+    looks = [value for tag, name, value in found.attributes if tag == "path" and name == "class" and "mark" in value]
+    assert {look: looks.count(look) for look in looks} == {"mark m1": 2, "mark m2": 18, "mark m3": 2}
+    for words in (
+        "Update left out at step 3: layer 3.",
+        "Update left out 4 more times.",
+        "Loss spike at step 40: 7 dev",
+    ):
+        assert words in found.text
+    assert "layer 9" not in found.text
+
+
+def test_what_a_rollback_took_back_is_not_shown(tmp_path):
+    """Neither where the loop has cut the log, nor where the lines still stand."""
+    back = {"kind": "rollback", "step": 20, "from": 40, "to": 20, "position": 400, "message": "a spike"}
+    for name, kept in (("whole", 41), ("cut", 21)):
+        lines = [*LINES[:kept], back, *(step(n, loss=1.0) for n in range(21, 31))]
+        found = report(make(tmp_path / name, lines))
+        assert found.charts()[0]["series"][0]["x"] == list(range(1, 31))
+        assert found.charts()[0]["series"][0]["y"][20:] == [1.0] * 10
+        assert "Rolled back from step 40 to step 20: a spike." in found.text
+        assert "30 of 60 steps" in found.text
+
+
+def renewing(found):
+    return any(tag == "body" and name == "data-renew" for tag, name, _ in found.attributes)
+
+
+def test_only_a_page_of_a_running_run_loads_itself_anew(tmp_path):
+    path = make(tmp_path / "r", LINES[:30])
+    os.utime(path / "metrics.jsonl")
+    assert renewing(report(path))
+    other = make(tmp_path / "done")
+    page_of_both = Reader(compare.write_comparison([other, path], tmp_path / "both.html").read_text(encoding="utf-8"))
+    assert renewing(page_of_both)
+    assert "1 running" in page_of_both.text
+    assert not renewing(report(other))
+    over = Reader(run.write(path, over=True).read_text(encoding="utf-8"))
+    assert not renewing(over)
+    assert "interrupted after step 29" in over.text
+
+
+def test_a_resumed_line_counts_as_a_beginning(tmp_path):
+    path = make(
+        tmp_path / "r", [*LINES[:31], END | {"step": 30, "reason": "SIGTERM"}, START | {"kind": "resume", "step": 30}]
+    )
+    assert runs.runs(path)[0].why == "no end line: interrupted"
+    assert "Resumed at step 30." in report(path).text
+
+
 # ---- several runs ----------------------------------------------------------------------------------------
 
 
@@ -264,12 +353,99 @@ def test_a_comparison_draws_every_run_over_what_it_read(tmp_path):
     one = make(tmp_path / "one", results=RESULTS)
     two = make(tmp_path / "two", [START, *(step(n, tokens=200 * n) for n in range(1, 41)), check(30)])
     found = Reader(compare.write_comparison([one, two], tmp_path / "out.html").read_text(encoding="utf-8"))
-    validation, over_tokens, over_time = found.charts()
+    validation, _, _, over_tokens, over_time, *_ = found.charts()
     assert [s["name"] for s in validation["series"]] == ["one", "two"]
     assert [s["x"] for s in validation["series"]] == [[3000, 6000], [6000]]
     assert over_tokens["series"][1]["x"][-1] == 8000
     assert over_time["series"][1]["x"][-1] == 20
     assert {"finished", "stopped", "1.152"} <= set(found.words)
+
+
+def recipe(lr=0.1, tokens=8, seed=1):
+    return f"seed = {seed}\n[optim]\nlr = {lr}\n[batch]\ntokens = {tokens}\n"
+
+
+def grid(folder, losses, **more):
+    """A run a setting: (lr, tokens, seed) -> last validation loss; None: failed."""
+    made = []
+    for (lr, tokens, seed), loss in losses.items():
+        end = END if loss is not None else END | {"reason": "not finite"}
+        lines = [START, step(1), step(60), check(60, loss=99.0 if loss is None else loss), end]
+        config = recipe(lr=lr, tokens=tokens, seed=seed)
+        made.append(make(folder / f"lr{lr}-b{tokens}-s{seed}", lines, config=config))
+    return made
+
+
+def test_recipes_that_differ_are_listed_by_what_differs(tmp_path):
+    three = [
+        make(tmp_path / n, config=recipe(lr=lr) + more)
+        for n, lr, more in (("a", 0.1, ""), ("b", 0.2, ""), ("c", 0.1, "[x]\ny = true\n"))
+    ]
+    found = Reader(compare.write_comparison(three, tmp_path / "out.html").read_text(encoding="utf-8"))
+    words = found.words[found.words.index("What differs") :]
+    assert words[1:13] == ["setting", "a", "b", "c", "optim.lr", "0.1", "0.2", "0.1", "x.y", "–", "–", "true"]
+    assert "batch.tokens" not in found.words
+
+
+def test_a_sweep_is_a_map_of_means_with_its_best_and_its_failures(tmp_path):
+    losses = {
+        (0.1, 8, 1): 2.0,
+        (0.1, 8, 2): 2.2,
+        (0.1, 32, 1): 2.5,
+        (0.1, 32, 2): 2.5,
+        (0.02, 8, 1): 3.0,
+        (0.02, 32, 1): None,
+    }
+    found = Reader(compare.write_comparison(grid(tmp_path, losses), tmp_path / "out.html").read_text(encoding="utf-8"))
+    cells = found.words[found.words.index("By settings") + 1 :]
+    assert cells[:9] == ["optim.lr \\ batch.tokens", "8", "32", "0.02", "3.000", "failed", "0.1", "2.100", "2.500"]
+    looks = [value for tag, name, value in found.attributes if tag == "td" and name == "class" and "heat" in value]
+    assert [("best" in look, look.split()[1]) for look in looks] == [
+        (False, "heat7"),
+        (True, "heat0"),
+        (False, "heat5"),
+    ]
+    rows = found.words[found.words.index("Figures") :]
+    order = [word for word in rows if re.fullmatch(r"lr.*-s\d", word)]
+    assert order[:2] == ["lr0.1-b8-s1", "lr0.1-b8-s2"]
+    assert order[5] == "lr0.02-b32-s1", "what failed stands last"
+
+
+def test_of_many_runs_the_best_have_colours(tmp_path):
+    many = grid(tmp_path, {(lr / 100, 8, 1): 3.0 - lr / 20 for lr in range(1, 21)})
+    found = Reader(compare.write_comparison(many, tmp_path / "out.html").read_text(encoding="utf-8"))
+    validation = found.charts()[0]["series"]
+    assert {s["name"] for s in validation} == {f"lr{lr / 100}-b8-s1" for lr in range(13, 21)}
+    backs = [value for tag, name, value in found.attributes if tag == "path" and name == "class" and "back" in value]
+    assert len(backs) == 12 * len(found.charts())
+
+
+def test_a_watched_page_is_written_until_no_run_goes_on(tmp_path, monkeypatch, capsys):
+    path, other = make(tmp_path / "a", LINES[:20]), make(tmp_path / "b")
+    os.utime(path / "metrics.jsonl")
+    pages = []
+
+    def sleep(seconds):
+        pages.append(Reader((tmp_path / "both.html").read_text(encoding="utf-8")))
+        assert seconds >= verb.PAUSE
+        with (path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(step(20 + len(pages)) if len(pages) < 3 else END) + "\n")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    verb.report([path, other], tmp_path / "both.html", watch=True)
+    assert [renewing(found) for found in pages] == [True] * 3
+    assert not renewing(Reader((tmp_path / "both.html").read_text(encoding="utf-8")))
+    out, err = capsys.readouterr()
+    assert out.strip() == str(tmp_path / "both.html")
+    assert "a finished" in err
+
+    def stop(seconds):
+        raise KeyboardInterrupt
+
+    os.utime(make(tmp_path / "a", LINES[:20]) / "metrics.jsonl")
+    monkeypatch.setattr(time, "sleep", stop)
+    verb.report([path], None, watch=True)
+    assert "the runs go on" in capsys.readouterr().err
 
 
 def test_the_list_of_runs(tmp_path):
@@ -279,6 +455,7 @@ def test_the_list_of_runs(tmp_path):
     make(tmp_path / "killed", LINES[:20], saved=[10])
     make(tmp_path / "resumed", [*LINES, START | {"step": 60}, step(61)])
     make(tmp_path / "broken", [*LINES[:5], {"kind": "end", "step": 4, "reason": "not finite"}])
+    make(tmp_path / "spiked", [*LINES[:5], {"kind": "end", "step": 4, "reason": "spike"}])
     make(tmp_path / "new", None)
     make(tmp_path / "longer", [START, {"kind": "plan", "step": 1, "steps": 90}, *LINES[1:9]])
     os.utime(make(tmp_path / "now", LINES[:20]) / "metrics.jsonl")
@@ -293,6 +470,7 @@ def test_the_list_of_runs(tmp_path):
         "killed": "stopped",
         "resumed": "stopped",
         "broken": "failed",
+        "spiked": "failed",
         "new": "new",
         "longer": "stopped",
         "now": "running",
@@ -355,31 +533,43 @@ def test_one_whole_checkpoint_is_enough(tmp_path):
 FINITE = st.floats(-1e12, 1e12, allow_subnormal=False)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=100)
 @given(values=st.lists(FINITE, min_size=1, max_size=5), most=st.integers(5, 9), round_out=st.booleans())
 def test_axes(values, most, round_out):
     """Ticks ascend by 1, 2 or 5 times a power of ten, lie on the axis, are few and told apart."""
-    found = chart.axis(values, most, round_out=round_out)
+    found = axis.axis(values, most, round_out=round_out)
     slack = 1e-6 * max(abs(value) for value in values)
     assert found.low - slack <= min(values) <= max(values) <= found.high + slack
-    assume(max(values) - min(values) > max(slack, chart.TINY))
+    assume(max(values) - min(values) > max(slack, axis.TINY))
     gaps = [b - a for a, b in zip(found.ticks, found.ticks[1:], strict=False)]
     assert 2 <= len(found.ticks) <= most + 1 + 2 * round_out
-    size = chart.step(found.high - found.low if not round_out else max(values) - min(values), most)
+    size = axis.step(found.high - found.low if not round_out else max(values) - min(values), most)
     assert gaps == pytest.approx([size] * len(gaps), rel=1e-4, abs=0)
     assert f"{size:e}"[0] in "125"
     assert float(f"{size:.6e}".split("e")[0]) in (1, 2, 5)
     slack = 1e-6 * (found.high - found.low)
     assert all(found.low - slack <= tick <= found.high + slack for tick in found.ticks)
-    assert len(set(chart.labels(found.ticks))) == len(found.ticks)
+    assert len(set(axis.labels(found.ticks))) == len(found.ticks)
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(values=st.lists(st.floats(1e-200, 1e200), min_size=1, max_size=5), most=st.integers(4, 8))
+def test_axes_of_ratios(values, most):
+    """All values lie between the first tick and the last; ticks ascend, are few, and told apart."""
+    found = axis.log_axis(values, most)
+    assert found.low * (1 - 1e-6) <= min(values) <= max(values) <= found.high * (1 + 1e-6)
+    assert 2 <= len(found.ticks) <= 2 * most
+    assert list(found.ticks) == sorted(set(found.ticks))
+    assert len(set(found.names())) == len(found.ticks)
+    assert [found.share(tick) for tick in (found.low, found.high)] == pytest.approx([0, 1])
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
 @given(low=st.integers(-50, 50), size=st.sampled_from([1, 2, 5]), power=st.integers(-9, 9), n=st.integers(2, 8))
 def test_labels_say_their_tick(low, size, power, n):
     ticks = [float(f"{(low + i) * size}e{power}") for i in range(n)]
     units = {"k": 1e3, "M": 1e6, "G": 1e9}
-    for tick, label in zip(ticks, chart.labels(ticks), strict=True):
+    for tick, label in zip(ticks, axis.labels(ticks), strict=True):
         plain = label.replace(",", "")
         value = float(plain[:-1]) * units[plain[-1]] if plain[-1] in units else float(plain)
         assert value == pytest.approx(tick, rel=1e-9)
@@ -466,7 +656,7 @@ def test_the_report_loads_no_torch(fresh):
     assert fresh(code).strip() == "False"
 
 
-@pytest.mark.parametrize("module", [chart, figures, page, runs])
+@pytest.mark.parametrize("module", [axis, chart, differences, figures, page, progress, runs])
 def test_examples(module):
     result = doctest.testmod(module)
     assert result.attempted > 0

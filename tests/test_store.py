@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -281,6 +282,80 @@ def test_a_score_that_is_not_finite_counts_as_none_and_an_old_one_is_not_inherit
     save(place, 3, score=0.5)
     save(place, 4, hooks=place.open(3).manifest.hooks)
     assert [place.open(step).manifest.score for step in (1, 2, 3, 4)] == [None, None, 0.5, None]
+
+
+class Writer:
+    """One of two processes, here threads, that write a checkpoint together."""
+
+    size = 2
+
+    def __init__(self, rank: int, barrier: threading.Barrier):
+        self.rank, self.barrier = rank, barrier
+
+    def wait(self) -> None:
+        self.barrier.wait(20)
+
+
+def written_by_two(place: Path, step: int, fails: int | None = None) -> list[Exception]:
+    """Each writes what the other does not; the one that `fails` finds a disk that is full."""
+    barrier, errors = threading.Barrier(2), []
+    own = [
+        ({"w": tensors(step)["w"]}, {}),
+        ({name: tensors(step)[name] for name in ("v", "one")}, moments(step)),
+    ]
+
+    def write(rank: int) -> None:
+        weights, optimizer = own[rank]
+        if rank == fails:
+            barrier.wait()
+            errors.append(OSError("gone"))
+            barrier.abort()
+            return
+        try:
+            Store(place).save(facts(step), CONFIG, weights, optimizer, among=Writer(rank, barrier))
+        except threading.BrokenBarrierError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def test_two_writers_make_one_checkpoint(tmp_path: Path) -> None:
+    assert written_by_two(tmp_path, 3) == []
+    checkpoint = Store(tmp_path).open(3)
+    assert same(checkpoint.weights(), tensors(3))
+    assert same(checkpoint.optimizer() or {}, moments(3))
+    assert sorted(path.name for path in checkpoint.folder.path.glob("*.safetensors")) == [
+        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+        "optimizer-00001-of-00002.safetensors", "optimizer-00002-of-00002.safetensors",
+    ]  # fmt: skip
+    for name in ("model-00002-of-00002.safetensors", "optimizer-00001-of-00002.safetensors"):
+        path = checkpoint.folder.path / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(CheckpointError, match=name):
+            Store(tmp_path).open(3)
+        path.write_bytes(content)
+
+
+def test_a_writer_that_goes_leaves_what_was_there(tmp_path: Path) -> None:
+    assert written_by_two(tmp_path, 3) == []
+    assert len(written_by_two(tmp_path, 5, fails=1)) == 2
+    assert Store(tmp_path).steps() == [3]
+    assert same(Store(tmp_path).open(3).weights(), tensors(3))
+    assert written_by_two(tmp_path, 5) == []
+    assert Store(tmp_path).steps() == [3, 5]
+
+
+def test_files_of_different_numbers_of_writers_are_none(tmp_path: Path) -> None:
+    names = [native.numbered("model.safetensors", rank, size) for rank, size in ((0, 2), (1, 2))]
+    assert native._files("model.safetensors", dict.fromkeys(names)) == names
+    assert native._files("model.safetensors", dict.fromkeys(names[:1])) == []
+    assert native._files("model.safetensors", dict.fromkeys([*names, "model-00001-of-00001.safetensors"])) == []
 
 
 def test_the_folder_of_a_step_that_is_not_there(tmp_path: Path):

@@ -507,7 +507,7 @@ def test_the_commands_of_the_guide_run(tmp_path: Path) -> None:
 def test_a_large_file_passes_through_in_constant_memory(place: Path) -> None:
     """Ten times the text takes no more memory; what is written does not count."""
     code = (
-        "import sys; from temaki.cli.main import main; from temaki.evaluate import memory\n"
+        "import sys; from temaki.cli.main import main; from temaki.base import memory\n"
         "try: main()\nfinally: print(memory.peak(), file=sys.stderr)"
     )
     peaks = []

@@ -1,10 +1,8 @@
 """Laws of training: resume = uninterrupted, accumulated = one batch, faults leave the weights alone."""
 
-import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +11,9 @@ import pytest
 import torch
 
 import variants
-from temaki.base import log
+from little_runs import At, lines, plain, prepared_in, recipe, same_checkpoints
+from temaki.base import device as devices
+from temaki.base import files, log
 from temaki.base.config import read
 from temaki.base.errors import ConfigError, DataError, NonFiniteError, RunError
 from temaki.base.rows import TokenBatch
@@ -23,7 +23,6 @@ from temaki.checkpoint.store import Store
 from temaki.model import bigrams
 from temaki.train import run as runs
 from temaki.train.config import NextConfig, RunConfig
-from temaki.train.hooks import Hook
 from temaki.train.loop import Run
 from temaki.train.objectives import Next
 from temaki.train.step import gradients
@@ -33,91 +32,13 @@ from variants import NAMES
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Shards of a small corpus of varied sentences, with a home-made tokenizer."""
-    folder = tmp_path_factory.mktemp("prepared")
-    text = folder / "text"
-    text.mkdir()
-    generator = np.random.default_rng(1)
-    words = [
-        "the",
-        "cat",
-        "saw",
-        "a",
-        "dog",
-        "and",
-        "then",
-        "it",
-        "ran",
-        "over",
-        "hills",
-        "to",
-        "find",
-        "some",
-        "rice",
-        "rolled",
-        "by",
-        "hand",
-        "äöü",
-        "飯",
-    ]
-    for i in range(30):
-        lines = [" ".join(generator.choice(words, 9)) for _ in range(12)]
-        (text / f"{i:02d}.txt").write_text("\n".join(lines), encoding="utf-8")
-    config = read(RunConfig, recipe("grouped")).data
-    return prepare(
-        read(type(config), {"text": str(text), "vocabulary": 300, "held_out": 0.2}),
-        folder / "data",
-        lambda *_: None,
-    )
+    return prepared_in(tmp_path_factory.mktemp("prepared"))
 
 
-def recipe(name: str, **changes: object) -> dict[str, object]:
-    found = {
-        "name": "test",
-        "seed": 5,
-        "model": json.loads(json.dumps(_plain(name))),
-        "batch": {"tokens": 128, "context": 32},
-        "stop": {"steps": 12},
-        "save": {"every": 5},
-        "optim": {"schedule": {"kind": "wsd", "warmup": 2}},
-        "watch": {"log": 1},
-        "parallel": {"threads": 1},
-    }
-    return {**found, **changes}
-
-
-def _plain(name: str) -> Mapping[str, object]:
-    from temaki.base.config import mapping
-
-    return mapping(variants.config(name, vocabulary=300))
-
-
-def lines(folder: Path) -> list[dict[str, object]]:
-    """Step lines without what is measured by the clock."""
-    timed = {"seconds", "tokens_per_second", "peak_share"}
-    found = [line for line in log.read(folder / "metrics.jsonl") if line["kind"] == "step"]
-    return [{key: value for key, value in line.items() if key not in timed} for line in found]
-
-
-def same_checkpoints(a: Path, b: Path, step: int) -> None:
-    one, two = (Store(folder / "checkpoints").open(step) for folder in (a, b))
-    for left, right in ((one.weights(), two.weights()), (one.optimizer() or {}, two.optimizer() or {})):
-        assert left
-        assert set(left) == set(right)
-        assert all(np.array_equal(left[name], right[name]) for name in left)
-
-
-class At(Hook):
-    """Does something once, after a chosen step."""
-
-    name = "at"
-
-    def __init__(self, step: int, act: Callable[[Run], None]):
-        super().__init__()
-        self.at, self.act = step, act
-
-    def step(self, run: Run, line: Mapping[str, float]) -> None:
-        if run.step == self.at:
-            self.act(run)
+@pytest.fixture(autouse=True)
+def _peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix peak is not measured for each little run."""
+    monkeypatch.setattr(devices, "matmul_peak", lambda *_: 1e11)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,9 +91,10 @@ def test_a_refused_resume_changes_nothing(prepared: Prepared, tmp_path: Path) ->
     config = read(RunConfig, recipe("grouped", stop={"steps": 3}))
     runs.start(config, tmp_path / "run", prepared)
     before = {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
-    other = recipe("grouped", model=_plain("multi-query"))
-    with pytest.raises(RunError, match="another model"):
-        runs.start(read(RunConfig, other), tmp_path / "run", prepared, resuming="auto")
+    other = recipe("grouped", model=plain("multi-query"))
+    for allow, says in (((), "not that of the save"), (("model", "stop"), "another model")):
+        with pytest.raises(RunError, match=says):
+            runs.start(read(RunConfig, other), tmp_path / "run", prepared, resuming="auto", allow=allow)
     assert before == {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
 
 
@@ -192,6 +114,15 @@ def test_a_run_is_never_overwritten(prepared: Prepared, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds a run already"):
         runs.start(config, tmp_path / "run", prepared)
     assert before == {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
+
+
+def test_one_process_at_a_time_trains_in_a_folder(prepared: Prepared, tmp_path: Path) -> None:
+    config = read(RunConfig, recipe("grouped", stop={"steps": 3}))
+    with files.only(tmp_path / "run"), pytest.raises(RunError, match="another process is training"):
+        runs.start(config, tmp_path / "run", prepared)
+    assert list((tmp_path / "run").iterdir()) == []  # nothing was begun, and the folder is free again
+    assert runs.start(config, tmp_path / "run", prepared).reason == "finished"
+
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -216,7 +147,7 @@ def test_accumulated_is_one_big_batch(name: str, dtype: torch.dtype, bound: floa
     found = []
     for batches in (parts, [whole]):
         model.zero_grad()
-        loss = gradients(model, objective, batches)
+        loss = gradients(model, objective, batches).loss
         found.append((loss, torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])))
     (loss_a, a), (loss_b, b) = found
     assert abs(loss_a - loss_b) <= 1e-5
@@ -344,7 +275,7 @@ def test_a_run_that_begins_as_bigrams_is_the_counts_of_its_text(prepared: Prepar
 
 
 def test_bigrams_lower_the_first_loss_and_resume_like_any_run(prepared: Prepared, tmp_path: Path) -> None:
-    model = {**_plain("grouped"), "tied": False, "init": "zero-out"}
+    model = {**plain("grouped"), "tied": False, "init": "zero-out"}
     changed = recipe("grouped", model=model)
     first = []
     for name, begin in (("random", {"kind": "random"}), ("bigrams", {"kind": "bigrams", "smooth": 5.0})):
@@ -359,6 +290,6 @@ def test_bigrams_lower_the_first_loss_and_resume_like_any_run(prepared: Prepared
 
 def test_bigrams_refuse_what_they_cannot_fill(prepared: Prepared, tmp_path: Path) -> None:
     for change in ({"tied": True, "init": "zero-out"}, {"tied": False, "init": "cs336"}):
-        config = read(RunConfig, recipe("grouped", model={**_plain("grouped"), **change}, begin={"kind": "bigrams"}))
+        config = read(RunConfig, recipe("grouped", model={**plain("grouped"), **change}, begin={"kind": "bigrams"}))
         with pytest.raises(ConfigError, match="bigrams"):
             runs.start(config, tmp_path / "run", prepared)

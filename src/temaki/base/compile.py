@@ -37,7 +37,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     Division by zero gives what the processor gives, and indices are not checked: a kernel is given arrays that fit.
     """
-    return _kept(function, numba.njit(nogil=True, error_model="numpy")(function))
+    return kept(function, numba.njit(nogil=True, error_model="numpy")(function))
 
 
 def bare_kernel(function: Callable[..., Any]) -> Any:
@@ -46,11 +46,14 @@ def bare_kernel(function: Callable[..., Any]) -> Any:
     That count costs two atomic steps for each array in each call that is not inlined.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-    return _kept(function, numba.njit(**options)(function))
+    return kept(function, numba.njit(**options)(function))
 
 
-def _kept(function: Callable[..., Any], compiled: Any) -> Any:
-    """The compiled function with our cache on disk; where no folder can be written it is compiled in each process."""
+def kept(function: Callable[..., Any], compiled: Any) -> Any:
+    """What Numba compiles a function to, with our cache on disk; where no folder can be written, each process compiles.
+
+    compiled: a dispatcher or a C callback, not compiled yet.
+    """
     try:
         compiled._cache = _Cache(function)
     except RuntimeError:  # what Numba says when it finds no folder

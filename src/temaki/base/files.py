@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from temaki.base.errors import CheckpointError, TemakiError
+from temaki.base.errors import CheckpointError, RunError, TemakiError
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders cannot be locked there, and two runs in one are not noticed
+    fcntl = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,32 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically, keys in their order."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def only(folder: Path) -> Iterator[None]:
+    """Make a folder, and be the only process that works in it; the system forgets a killed one's claim.
+
+    Raises RunError where another process is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process is training in {folder}; nothing was changed",
+                do="wait for its end, end it (touch a file named stop there), or choose another --out or name",
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from temaki.base import files
 
@@ -15,18 +15,47 @@ class MetricLog:
 
     def __init__(self, path: Path):
         self.path = path
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
+        """Who hears each line when it has been written."""
         before = path.read_bytes() if path.exists() else b""
-        self._file = path.open("a", encoding="utf-8", newline="\n")
+        self._file = self._open()
         if before and not before.endswith(b"\n"):  # a kill cut the last line off: keep the next one apart from it
             self._file.write("\n")
+
+    def _open(self) -> TextIO:
+        return self.path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line. A number that JSON has no word for (nan, inf) is written as text."""
         self._file.write(json.dumps(_plain(line)) + "\n")
         self._file.flush()
+        for hear in [*self.listeners]:
+            hear(line)
+
+    def cut(self, step: int) -> None:
+        """Drop the lines of steps after `step`, and go on after what stays."""
+        self._file.close()
+        cut(self.path, step)
+        self._file = self._open()
 
     def close(self) -> None:
         self._file.close()
+
+
+class SilentLog(MetricLog):
+    """The log of a process that is not the one that writes."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Say nothing."""
+
+    def cut(self, step: int) -> None:
+        """Nothing is there to drop."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -12,3 +12,5 @@ class Role:
     """dynamics: a recurrence's A, B or step: own rate, no decay."""
     parts: tuple[int, ...] = ()
     """Rows of stacked matrices (q, k, v), each its own matrix to Muon."""
+    head: int | None = None
+    """Rows of a head, where the parts are stacks of heads."""

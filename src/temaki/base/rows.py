@@ -28,6 +28,8 @@ class Rows:
     """(B, T) if the N ids fill a rectangle, for kernels that want one."""
     prefix: Tensor | None = None
     """int64 [n] on the host: how many first ids of each piece see each other both ways (mask = prefix); None: none."""
+    draws: Tensor | None = None
+    """int64 [N]: a number an id that dropout hides by, see `model/dropout.py`; None: nothing is hidden."""
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,18 @@ class DataConfig:
 
     text: Annotated[str, Field(min_length=1)] = "stdlib"
     """A file or folder; "stdlib": the source text of this Python's standard library."""
+    kind: Literal["bpe", "characters"] = "bpe"
+    """What tokenizer is trained; characters: an id for each character of the whole text, and `<|unknown|>`."""
     vocabulary: Annotated[int, Field(ge=257)] = 4096
-    """Size of the tokenizer that is trained, specials and bytes included."""
+    """Size of the BPE that is trained, specials and bytes included; the most characters there may be."""
     special: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     """Special tokens that the tokenizer is trained with beside the one between documents, such as `<|mask|>`."""
     split: Annotated[str, Field(min_length=1)] = "gpt2"
     """How text is cut before merging: a pattern's name or a regular expression."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of documents kept from training, chosen by the hash of their names."""
+    """Share of the text kept from training."""
+    held: Literal["documents", "tail"] = "documents"
+    """What is kept: documents chosen by the hash of their text, or the last characters of all."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8."""
     tokenizer: str | None = None
@@ -31,6 +35,25 @@ class DataConfig:
     """The special token between documents; None: `<|endoftext|>`, else what its frame puts before a text."""
     shards: str | None = None
     """Folder of prepared shards to use; None: they are made from the text."""
+
+
+@settings
+class DropoutConfig:
+    """BPE-dropout: each merge of a tokenizer that merges is left out with probability `drop`."""
+
+    kind: Literal["dropout"] = "dropout"
+    drop: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+@settings
+class SampledConfig:
+    """A segmentation in proportion to P^alpha, for tokenizers whose pieces have probabilities (unigram, BytePiece)."""
+
+    kind: Literal["sampled"] = "sampled"
+    alpha: Annotated[float, Field(ge=0)] = 0.2
+
+
+SegmentationConfig = Annotated[DropoutConfig | SampledConfig, Field(discriminator="kind")]
 
 
 @settings
@@ -43,6 +66,11 @@ class BatchConfig:
     """Ids a micro-batch; None: the whole step at once."""
     context: Positive = 512
     """Ids a row."""
+    halves: Positive | None = 16
+    """Every so many steps one that is read at once is read in two halves instead, so that the gradient's noise can be
+    measured (`train/noise.py`); None: never."""
+    segmentation: SegmentationConfig | None = None
+    """Training text is cut into ids anew at random each time it is read, see `stochastic.py`; None: as it was."""
 
     def __post_init__(self) -> None:
         if self.tokens % self.context:

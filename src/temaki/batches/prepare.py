@@ -18,7 +18,7 @@ from temaki.batches.config import DataConfig
 from temaki.batches.shards import Shards
 from temaki.corpus import sources
 from temaki.corpus.sources import Document
-from temaki.tokens import bpe_train, files
+from temaki.tokens import bpe_train, characters, files
 from temaki.tokens.frame import Frame
 from temaki.tokens.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 BOUNDARY = END_OF_TEXT
 """The special token that begins each document and, as a target, ends it, where none is named."""
+
+UNKNOWN = "<|unknown|>"
+"""What a tokenizer of single characters reads for one that its text did not hold."""
 
 SETTINGS = "data.toml"
 """The [data] table that a folder was made with."""
@@ -74,6 +77,9 @@ def read_whole(config: DataConfig) -> tuple[list[Document], str]:
 def read_documents(config: DataConfig) -> tuple[list[Document], list[Document], str]:
     """The training documents, the held-out ones, and a line on what was read and skipped."""
     documents, line = read_whole(config)
+    if config.held == "tail":
+        train, held = tail(documents, config.held_out)
+        return train, held, f"{line}; held out: the last {sum(len(each.text) for each in held):,} characters"
     train, held = sources.held_out(documents, config.held_out)
     sizes = [sum(len(document.text.encode()) for document in split) for split in (train, held)]
     share = sizes[1] / sum(sizes)
@@ -83,11 +89,53 @@ def read_documents(config: DataConfig) -> tuple[list[Document], list[Document], 
     return train, held, line
 
 
-def train_tokenizer(config: DataConfig, documents: Sequence[Document], progress: Progress) -> Tokenizer:
-    """A byte-level BPE tokenizer of at most `config.vocabulary` ids, trained on the documents."""
+def tail(documents: Sequence[Document], share: float) -> tuple[list[Document], list[Document]]:
+    """(all but the last characters, the last ones): `share` of all; a document across the cut is cut in two.
+
+    Raises DataError where one side would be empty.
+
+    >>> [[each.text for each in side] for side in tail([Document("abc", "a"), Document("defgh", "b")], 0.5)]
+    [['abc', 'd'], ['efgh']]
+    """
+    total = sum(len(each.text) for each in documents)
+    left = cut = int(total * (1 - share))
+    if not 0 < cut < total:
+        raise DataError("the text is too short to hold its end out", found=f"{total} characters", do="give more text")
+    train: list[Document] = []
+    held: list[Document] = []
+    for each in documents:
+        inside = min(left, len(each.text))
+        left -= inside
+        if 0 < inside < len(each.text):
+            train.append(Document(each.text[:inside], f"{each.id}#0", each.meta))
+            held.append(Document(each.text[inside:], f"{each.id}#1", each.meta))
+        else:
+            (train if inside else held).append(each)
+    return train, held
+
+
+def train_tokenizer(
+    config: DataConfig, train: Sequence[Document], held: Sequence[Document], progress: Progress
+) -> Tokenizer:
+    """A tokenizer of at most `config.vocabulary` ids: BPE of the training documents, or all characters of all of them.
+
+    The alphabet is that of the held-out text too, so that no character of it is lost and its loss is that of all of it.
+    Raises DataError for more characters than `config.vocabulary` has room for.
+    """
+    special = (config.boundary or BOUNDARY, *(config.special or ()))
+    texts = [document.text for document in train]
+    if config.kind == "characters":
+        texts += [document.text for document in held]
+        found = characters.train(texts, None, tuple(dict.fromkeys((*special, UNKNOWN))), UNKNOWN)
+        if found.size > config.vocabulary:
+            raise DataError(
+                "more characters than data.vocabulary has room for", found=f"{found.size} ids",
+                allowed=f"at most {config.vocabulary}",
+                do=f'set data.vocabulary={found.size}, or data.kind="bpe", which has no such limit',
+            )  # fmt: skip
+        return found
     return bpe_train.train(
-        (document.text for document in documents), config.vocabulary,
-        (config.boundary or BOUNDARY, *(config.special or ())), config.split,
+        texts, config.vocabulary, special, config.split,
         progress=lambda done, of: progress("tokenizer: ids", done, of),
     )  # fmt: skip
 
@@ -144,11 +192,11 @@ def prepare(
         return open_prepared(Path(config.shards))
     said = config_door.toml(config_door.mapping(config))
     if folder.exists() and not (anew and (folder / SETTINGS).exists()):
-        _same_settings(folder, said)
+        _same_settings(folder, config)
         return open_prepared(folder)
     train, held, line = read_documents(config)
     progress(line, 1, 1)
-    words = given or _words(config, train, progress)
+    words = given or _words(config, train, held, progress)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -164,18 +212,18 @@ def prepare(
     return open_prepared(folder)
 
 
-def _words(config: DataConfig, documents: Sequence[Document], progress: Progress) -> Words:
+def _words(config: DataConfig, train: Sequence[Document], held: Sequence[Document], progress: Progress) -> Words:
     """The tokenizer that the configuration names, with its frame and template, or one trained on the documents."""
     if config.tokenizer is None:
-        return Words(train_tokenizer(config, documents, progress))
+        return Words(train_tokenizer(config, train, held, progress))
     from temaki.tokens import chat  # loads the template engine, which others need not wait for
 
     return Words(*files.load_framed(config.tokenizer), chat.read(config.tokenizer))
 
 
-def _same_settings(folder: Path, said: str) -> None:
+def _same_settings(folder: Path, config: DataConfig) -> None:
     path = folder / SETTINGS
-    if not path.exists() or path.read_text(encoding="utf-8") != said:
+    if not path.exists() or config_door.read(DataConfig, config_door.read_toml(path), where=str(path)) != config:
         raise DataError(
             f"{folder} was prepared with other settings", found=str(path), allowed="the recipe's own [data] table",
             do="remove the folder, choose another --out, or name it as data.shards",

@@ -2,19 +2,21 @@
 checksum.
 
 A folder is whole or absent: it is written under a temporary name, every file synced, the manifest last, and
-takes its name by one rename. The manifest seals itself, so that no changed byte anywhere goes unseen. A
-checkpoint is such a folder with more in it (see `store.py`).
+takes its name by one rename. The manifest seals itself, so that no changed byte anywhere goes unseen. Several
+processes may share the writing: each array stands whole in one of `model-00001-of-0000N.safetensors` and the
+like, and the first process writes the rest. A checkpoint is such a folder with more in it (see `store.py`).
 """
 
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -32,6 +34,34 @@ OPTIMIZER = "optimizer.safetensors"
 TOKENIZER = "tokenizer"
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Among(Protocol):
+    """The processes that write a folder together, seen from one of them."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def wait(self) -> None:
+        """Until all are here."""
+        ...
+
+
+@dataclass(frozen=True)
+class Single:
+    """One process writes."""
+
+    rank: int = 0
+    size: int = 1
+
+    def wait(self) -> None:
+        """Nobody else is there."""
+
+
+SINGLE = Single()
 
 
 @settings
@@ -83,11 +113,17 @@ class Folder:
 
     def weights(self) -> dict[str, np.ndarray]:
         """The model's arrays by name, memory-mapped."""
-        return arrays.read(self.checked(WEIGHTS))
+        return self._arrays(WEIGHTS)
 
     def optimizer(self) -> dict[str, np.ndarray] | None:
         """The optimizer's arrays by name, memory-mapped; None where none were saved."""
-        return arrays.read(self.checked(OPTIMIZER)) if OPTIMIZER in self.contents.files else None
+        return self._arrays(OPTIMIZER) if _files(OPTIMIZER, self.contents.files) else None
+
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        for file in _files(name, self.contents.files):
+            found |= arrays.read(self.checked(file))
+        return found
 
     def tokenizer(self) -> Path | None:
         """The folder of the tokenizer's files, each checked; None where none was saved."""
@@ -137,7 +173,7 @@ def read(folder: Path) -> Folder:
     known = ("format", "files", "step", "tokenizer")
     contents = facts_as(Contents, {key: facts[key] for key in known if key in facts}, path)
     for name in (CONFIG, WEIGHTS):
-        if name not in contents.files:
+        if not _files(name, contents.files):
             raise CheckpointError(f"{path} lists no {name}")
     for name, mark in contents.files.items():
         _present(folder, name, mark)
@@ -167,22 +203,54 @@ def write_folder(
     tensors: Mapping[str, Mapping[str, np.ndarray]],
     tokenizer: Path | None,
     facts: Mapping[str, Any],
+    among: Among = SINGLE,
 ) -> None:
     """Write `folder` whole or not at all, in the place of an older one of the same name if there is one.
 
-    `tensors` maps a file's name to its arrays, `facts` is what the manifest says beside format and files.
-    Raises CheckpointError saying what could not be written, and for a full disk the bytes needed and free.
+    `tensors` maps a file's name to its arrays, `facts` is what the manifest says beside format and files. Several
+    processes call it together, each with arrays of its own. Raises CheckpointError saying what could not be
+    written, and for a full disk the bytes needed and free.
     """
     part = beside(folder, "part")
+    first = among.rank == 0
     try:
-        _clear(part)
-        part.mkdir(parents=True)
-        _fill(part, config, tensors, tokenizer, facts)
-        _take_name(part, folder)
+        if first:
+            _clear(part)
+            part.mkdir(parents=True)
+        among.wait()
+        for name, content in tensors.items():
+            arrays.write(part / numbered(name, among.rank, among.size), content)
+        among.wait()
+        if first:
+            _fill(part, config, tokenizer, facts)
+            _take_name(part, folder)
+        among.wait()
     except OSError as error:
         raise _unwritten(folder, error, tensors) from None
     finally:
-        _clear(part)
+        if first:
+            _clear(part)
+
+
+def numbered(name: str, rank: int, size: int) -> str:
+    """The file of one of `size` processes.
+
+    >>> numbered("model.safetensors", 0, 1), numbered("model.safetensors", 0, 2)
+    ('model.safetensors', 'model-00001-of-00002.safetensors')
+    """
+    stem, dot, ending = name.partition(".")
+    return name if size == 1 else f"{stem}-{rank + 1:05d}-of-{size:05d}{dot}{ending}"
+
+
+def _files(name: str, listed: Mapping[str, object]) -> list[str]:
+    """The files that make up `name` together, all of them; none where one is not listed."""
+    if name in listed:
+        return [name]
+    stem, _, ending = name.partition(".")
+    pattern = re.compile(rf"{re.escape(stem)}-[0-9]{{5}}-of-([0-9]{{5}})\.{re.escape(ending)}")
+    sizes = {int(match[1]) for file in listed if (match := pattern.fullmatch(file))}
+    found = [numbered(name, rank, size) for size in sizes for rank in range(size)]
+    return found if len(sizes) == 1 and all(file in listed for file in found) else []
 
 
 def beside(folder: Path, ending: str) -> Path:
@@ -212,17 +280,9 @@ def recover(folder: Path) -> None:
     _clear(old)
 
 
-def _fill(
-    part: Path,
-    config: str,
-    tensors: Mapping[str, Mapping[str, np.ndarray]],
-    tokenizer: Path | None,
-    facts: Mapping[str, Any],
-) -> None:
-    """Write and sync all files, the manifest last."""
+def _fill(part: Path, config: str, tokenizer: Path | None, facts: Mapping[str, Any]) -> None:
+    """Write and sync all files beside the arrays, the manifest last."""
     _put(part / CONFIG, config.encode("utf-8"))
-    for name, content in tensors.items():
-        arrays.write(part / name, content)
     if tokenizer is not None:
         _copy(tokenizer, part / TOKENIZER)
     names = sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file())

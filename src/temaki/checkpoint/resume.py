@@ -1,16 +1,16 @@
 """`--resume auto`: the newest whole checkpoint of a run, and what is not as it was when it was saved.
 
 Another machine only costs the bit-for-bit promise and is a warning; another tokenizer or other shards would
-train a different model on different data and are an error. A changed recipe is listed, and the caller
-decides.
+train a different model on different data and are an error. A changed recipe is listed and refused, but for
+what does not change what is learned and what is allowed by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from temaki.base.errors import CheckpointError
+from temaki.base.errors import CheckpointError, RunError
 from temaki.checkpoint.store import Checkpoint, Manifest, Store
 
 
@@ -38,6 +38,8 @@ class Resume:
     bit."""
     recipe: tuple[Change, ...]
     """Differences of the configuration, as dotted keys."""
+    keys: tuple[str, ...]
+    """All dotted keys of the configuration, then and now."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -58,12 +60,13 @@ def auto(
     machine: Mapping[str, str | int | bool],
     tokenizer: str,
     shards: str,
+    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda found: found,
 ) -> Resume | None:
     """The checkpoint a run folder goes on from, or None where nothing was ever saved.
 
     `settings` is the recipe now, `machine` what this process computes with, `tokenizer` and `shards` the
-    fingerprints of the data at hand. Raises CheckpointError if all checkpoints are damaged or a fingerprint
-    is another.
+    fingerprints of the data at hand; `complete` gives a saved recipe the defaults of keys that came later. Raises
+    CheckpointError if all checkpoints are damaged or a fingerprint is another.
     """
     newest = Store(run / "checkpoints").newest()
     if newest.checkpoint is None:
@@ -71,12 +74,41 @@ def auto(
             raise CheckpointError(f"no checkpoint in {run} is whole:\n" + "\n".join(newest.damaged))
         return None
     check(newest.checkpoint.manifest, tokenizer, shards)
+    before = complete(newest.checkpoint.settings())
     return Resume(
         checkpoint=newest.checkpoint,
         damaged=newest.damaged,
         machine=tuple(changes(newest.checkpoint.manifest.machine, machine)),
-        recipe=tuple(changes(newest.checkpoint.settings(), settings)),
+        recipe=tuple(changes(before, settings)),
+        keys=tuple({**_leaves(before), **_leaves(settings)}),
     )
+
+
+def permit(found: Resume | None, free: Sequence[str], allowed: Sequence[str], warn: Callable[[str], None]) -> None:
+    """Raise RunError for a recipe that is not that of the save, but for the keys `free` and those `allowed` by name.
+
+    A name is a key or a table of keys. `warn` hears what is let through, and names that the recipe does not have.
+    """
+    if found is None:
+        return
+    for name in allowed:
+        if not any(_under(key, name) for key in found.keys):
+            warn(f"--allow-change {name} allows nothing: the recipe has no such key")
+    counted = [change for change in found.recipe if not any(_under(change.key, name) for name in free)]
+    refused = [change for change in counted if not any(_under(change.key, name) for name in allowed)]
+    if refused:
+        raise RunError(
+            "the recipe is not that of the save, so what goes on would not be this run; nothing was changed",
+            found="\n         ".join(map(str, refused)),
+            do="give the run its own recipe back, or allow it: --allow-change "
+            + ",".join([*allowed, *(change.key for change in refused)]),
+        )
+    if counted:
+        warn("the recipe is not that of the save, as allowed: " + "; ".join(map(str, counted)))
+
+
+def _under(key: str, name: str) -> bool:
+    return key == name or key.startswith(name + ".")
 
 
 def check(manifest: Manifest, tokenizer: str, shards: str) -> None:

@@ -20,6 +20,7 @@ from temaki.base.config import settings
 from temaki.base.errors import CheckpointError
 from temaki.base.files import FileMark
 from temaki.checkpoint import native
+from temaki.checkpoint.native import Among
 
 NAME = re.compile(r"step-([0-9]{8,})")
 COUNT = Annotated[int, Field(ge=0)]
@@ -33,7 +34,7 @@ class Facts:
     tokens: COUNT
     """Tokens trained on so far."""
     healthy: bool
-    """Loss and gradients were finite since the save before."""
+    """Its step was made, and its loss was none of a spike: a run can go back to it."""
     position: COUNT
     """Rows taken in the seeded order; epoch and place follow from it."""
     tokenizer: str
@@ -91,10 +92,12 @@ class Newest:
 class Store:
     """The checkpoints in one folder, `runs/<name>/checkpoints`; one process writes, any number read."""
 
-    def __init__(self, folder: Path, keep_last: int = 2):
+    def __init__(self, folder: Path, keep_last: int = 2, every: int = 1):
+        """every: the cadence of saves; a run goes back to none that is off it."""
         assert keep_last >= 1, f"keep_last must be at least 1, found {keep_last}"
         self.folder = folder
         self.keep_last = keep_last
+        self.every = every
 
     def save(
         self,
@@ -104,11 +107,13 @@ class Store:
         optimizer: Mapping[str, np.ndarray] | None = None,
         tokenizer: Path | None = None,
         score: float | None = None,
+        among: Among = native.SINGLE,
     ) -> Path:
         """Write a checkpoint and remove those that need not stay; gives its folder.
 
         `config` is the text of `config.toml`, `tokenizer` a folder to copy, `score` a number that is lower
-        when better (one that is not finite counts as none). A checkpoint of the same step is replaced.
+        when better (one that is not finite counts as none). A checkpoint of the same step is replaced. The processes
+        `among` which the arrays are shared out call it together; what the first says counts.
         Raises CheckpointError if it cannot be written: nothing of it is left, and what was saved before is
         untouched.
         """
@@ -118,10 +123,12 @@ class Store:
             hooks["store"] = {"score": float(score)}
         said = {**vars(facts), "hooks": hooks, "machine": dict(facts.machine)}
         native.facts_as(Facts, said, folder)
-        self._recover()
+        if among.rank == 0:
+            self._recover()
         tensors = {native.WEIGHTS: weights} | ({} if optimizer is None else {native.OPTIMIZER: optimizer})
-        native.write_folder(folder, config, tensors, tokenizer, said)
-        self._prune()
+        native.write_folder(folder, config, tensors, tokenizer, said, among)
+        if among.rank == 0:
+            self._prune()
         return folder
 
     def steps(self) -> list[int]:
@@ -137,6 +144,23 @@ class Store:
             except CheckpointError as error:
                 damaged.append(str(error))
         return Newest(None, tuple(damaged))
+
+    def healthy(self, before: int) -> Checkpoint | None:
+        """The newest healthy whole checkpoint of the cadence, of a step up to `before` if there is one; None: there is
+        none. Where a run goes back to must not depend on who asked it to save in between.
+        """
+        found = None
+        for step in (step for step in self.steps() if step % self.every == 0):
+            with contextlib.suppress(CheckpointError):
+                one = self.open(step)
+                if one.manifest.healthy and (found is None or step <= before):
+                    found = one
+        return found
+
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: those a run went back from."""
+        for later in [each for each in self.steps() if each > step]:
+            native.remove(self._place(later))
 
     def open(self, step: int) -> Checkpoint:
         """The checkpoint of a step. Raises CheckpointError if there is none, or naming its damaged file."""
@@ -188,7 +212,7 @@ class Store:
                 whole[step] = native.facts_as(Manifest, folder.facts, path / native.MANIFEST)
             except CheckpointError:
                 continue
-        for step in set(whole) - kept(whole, self.keep_last):
+        for step in set(whole) - kept(whole, self.keep_last, self.every):
             with contextlib.suppress(OSError):  # held open by another program: it stays until the next save
                 native.remove(self._place(step))
 
@@ -202,12 +226,14 @@ def open(path: Path) -> Checkpoint:
     return Checkpoint(folder, manifest)
 
 
-def kept(saved: Mapping[int, Manifest], last: int) -> set[int]:
-    """The steps that stay: the `last` newest, the best score (the newer of equals), the newest healthy
-    one."""
+def kept(saved: Mapping[int, Manifest], last: int, every: int = 1) -> set[int]:
+    """The steps that stay: the `last` newest, the best score (the newer of equals), the newest healthy one, and the
+    newest healthy one of a multiple of `every`."""
     stay = set(sorted(saved)[-last:])
     scores = [(manifest.score, -step) for step, manifest in saved.items() if manifest.score is not None]
     if scores:
         stay.add(-min(scores)[1])
-    stay.update(sorted(step for step, manifest in saved.items() if manifest.healthy)[-1:])
+    healthy = sorted(step for step, manifest in saved.items() if manifest.healthy)
+    stay.update(healthy[-1:])
+    stay.update([step for step in healthy if step % every == 0][-1:])
     return stay

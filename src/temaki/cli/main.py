@@ -9,6 +9,8 @@ import typer.core
 
 from temaki.cli import (
     chat,
+    coefficients,
+    count,
     data,
     demo,
     evaluate,
@@ -20,6 +22,7 @@ from temaki.cli import (
     reference,
     report,
     runs,
+    suggest,
     tokenizer,
     train,
     validate,
@@ -51,7 +54,10 @@ app.command("get")(get.get)
 app.command("reference")(reference.reference)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
+app.command("suggest")(suggest.suggest)
+app.command("coefficients")(coefficients.coefficients)
 app.command("validate")(validate.validate)
+app.command("count")(count.count)
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(data.app, name="data")
 
@@ -127,6 +133,11 @@ def _debuggable(command: Any, asked: list[bool]) -> Any:
 def _explain(error: Exception) -> int:
     from temaki.base.errors import TemakiError
 
+    if "temaki.base.dist" in sys.modules:  # of several processes, one says what happened
+        from temaki.base.dist import ElsewhereError, speaks
+
+        if isinstance(error, ElsewhereError) or not speaks():
+            return 1
     if isinstance(error, TemakiError):
         return _say(f"error: {error}", error.exit_code)
     if isinstance(error, OSError) and error.strerror:

@@ -1,10 +1,13 @@
-"""Lines that grow while work goes on: one line that is redrawn on a terminal, a line now and then elsewhere."""
+"""Lines that grow while work goes on: one that is redrawn on a terminal, with a bar; a line now and then elsewhere."""
 
+import os
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from temaki.report.figures import short
 from temaki.train.hooks import Hook
 
 if TYPE_CHECKING:
@@ -14,27 +17,41 @@ REDRAW = 0.2
 """Seconds between two drawings on a terminal."""
 QUIET = 15.0
 """Seconds between two lines elsewhere."""
+BAR = 16
+"""Characters of a terminal's bar."""
 
 
 class Line:
-    """One line of progress on standard error."""
+    """One line on standard error: with a bar and redrawn on a terminal, plain and now and then elsewhere."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
+        self._colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self._last = 0.0
         self._width = 0
 
-    def show(self, text: str, final: bool = False) -> None:
-        """Show the text, unless the last one is too fresh; a final one is always shown and ends the line."""
+    def show(self, said: str | Sequence[str], final: bool = False, share: float | None = None) -> None:
+        """Show a text, or parts of which a narrow terminal drops the last; `share` of the work is done.
+
+        Not if the last one is too fresh; a final one is always shown and ends the line.
+        """
         now = time.monotonic()
         if not final and now - self._last < (REDRAW if self._terminal else QUIET):
             return
         self._last = now
-        if self._terminal:
-            sys.stderr.write("\r" + text.ljust(self._width) + ("\n" if final else ""))
-            self._width = 0 if final else len(text)
-        else:
-            sys.stderr.write(text + "\n")
+        parts = [said] if isinstance(said, str) else said
+        if not self._terminal:
+            sys.stderr.write("  ".join(parts) + "\n")
+            sys.stderr.flush()
+            return
+        room = shutil.get_terminal_size().columns - 1
+        drawn = bar(share, self._colours) if share is not None and room > 3 * BAR else ""
+        text = fitting(parts, room - (BAR + 2 if drawn else 0))
+        width = len(text) + (BAR + 2 if drawn else 0)
+        sys.stderr.write(
+            f"\r{drawn}{'  ' if drawn else ''}{text}{' ' * (self._width - width)}" + ("\n" if final else "")
+        )
+        self._width = 0 if final else width
         sys.stderr.flush()
 
     def close(self) -> None:
@@ -42,6 +59,31 @@ class Line:
         if self._terminal and self._width:
             sys.stderr.write("\n")
             self._width = 0
+
+
+def bar(share: float, colours: bool = False) -> str:
+    """How much is done, BAR characters wide.
+
+    >>> bar(0.5)
+    '━━━━━━━━────────'
+    """
+    full = min(BAR, int(share * BAR))
+    done, rest = "━" * full, "─" * (BAR - full)
+    return f"\x1b[32m{done}\x1b[0m\x1b[2m{rest}\x1b[0m" if colours else done + rest
+
+
+def fitting(parts: Sequence[str], room: int) -> str:
+    """The first parts that fit into so many characters; one at least, cut where even that does not fit.
+
+    >>> fitting(["step 3", "loss 2.1", "lr 1e-3"], 18), fitting(["step 3"], 4)
+    ('step 3  loss 2.1', 'step')
+    """
+    text = parts[0]
+    for part in parts[1:]:
+        if len(text) + 2 + len(part) > room:
+            break
+        text += f"  {part}"
+    return text[: max(0, room)]
 
 
 class Work:
@@ -74,35 +116,57 @@ class Work:
 
 
 class TrainingLine(Hook):
-    """Step, loss, speed, share of the machine's matrix peak, time left."""
+    """Step, loss, rate, gradient norm, noise scale, speed, share of the machine's matrix peak, time left.
+
+    Under torchrun the main process alone speaks.
+    """
 
     name = "progress"
 
     def __init__(self) -> None:
         super().__init__()
         self._line = Line()
-        self._loss = 0.0
-        self._first = 0
-
-    def begin(self, run: "Run") -> None:
-        self._first = run.step
+        self._loss: float | None = None
+        """Smoothed; begun anew where a run goes back, since the losses of a spike are none of its own any more."""
+        self._step = 0
+        self._left_out = 0
 
     def step(self, run: "Run", line: Mapping[str, float]) -> None:
-        self._loss = line["loss"] if not self._loss else 0.9 * self._loss + 0.1 * line["loss"]
-        self._line.show(self._text(run, line), final=run.step == run.plan.steps)
+        before = self._loss if line["step"] > self._step else None
+        self._loss = line["loss"] if before is None else 0.9 * before + 0.1 * line["loss"]
+        self._step = int(line["step"])
+        if run.world.main:
+            share = run.step / run.plan.steps
+            self._line.show(self._parts(run, line), final=run.step == run.plan.steps, share=share)
+
+    def skipped(self, run: "Run") -> None:
+        self._left_out += 1
 
     def end(self, run: "Run", reason: str) -> None:
         self._line.close()
 
-    def _text(self, run: "Run", line: Mapping[str, float]) -> str:
-        left = run.seconds / run.step * (run.plan.steps - run.step)
-        if run.config.stop.minutes is not None and not run.plan.settled:
-            left = max(0.0, run.config.stop.minutes * 60 - run.seconds)
+    def _parts(self, run: "Run", line: Mapping[str, float]) -> list[str]:
+        """The line's parts, what matters most first."""
         of = f"{run.plan.steps:,}" if run.plan.settled else f"about {run.plan.steps:,}"
-        return (
-            f"step {run.step:,} of {of}  loss {self._loss:.3f}  {line['tokens_per_second']:,.0f} tok/s  "
-            f"{line['peak_share']:.0%} of matmul peak  {clock(left)} left"
-        )
+        noise, skips = line.get("noise_scale"), self._left_out
+        return [
+            f"step {run.step:,} of {of}",
+            f"loss {self._loss:.3f}",
+            f"{clock(self._left(run, line['seconds']))} left",
+            f"{line['tokens_per_second']:,.0f} tok/s",
+            f"{line['peak_share']:.0%} of matmul peak",
+            f"lr {line['lr']:.2e}",
+            f"grad {line['grad_norm']:.3g}",
+            *([f"noise {short(noise)} ids"] if noise is not None else []),
+            *([f"{skips} left out"] if skips else []),
+        ]
+
+    def _left(self, run: "Run", seconds: float) -> float:
+        """Seconds that the run will still take, after so many."""
+        minutes = run.config.stop.minutes
+        if minutes is not None and not run.plan.settled:
+            return max(0.0, minutes * 60 - seconds)
+        return seconds / run.step * (run.plan.steps - run.step)
 
 
 def clock(seconds: float) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from temaki.base import config as config_door
 from temaki.cli.progress import TrainingLine, Work, clock
 from temaki.cli.resolved import begun, resolve, resuming, show
@@ -42,7 +40,7 @@ def demo(changes: list[str], text: str | None, errors: str | None, minutes: floa
     if outcome.reason != "finished":
         print(f"stopped by {outcome.reason} at step {outcome.run.step}; all is saved")
         print(f"next: temaki demo --out {shlex.quote(str(out))} --resume auto")
-        raise typer.Exit(130 if outcome.reason == "SIGINT" else 143)
+        raise SystemExit(130 if outcome.reason == "SIGINT" else 143)
     run = outcome.run
     print(f"{run.step} steps, {run.tokens:,} ids, {clock(run.seconds)} of training")
     heading("3. evaluation on the held-out text")

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from temaki.base import memory
 from temaki.base.errors import TokenizerError
-from temaki.evaluate import memory, words
+from temaki.evaluate import words
 from temaki.evaluate.contestants import CONTESTANTS, Trained
 
 LEAST_SECONDS = 0.5

@@ -77,6 +77,8 @@ def carry(source: Opened, out: Path, to: str, speak: Speaker, type: str | None =
     Raises FormatError for an unknown format, for a model that the format cannot hold, and for a difference.
     """
     target = check(out, to, type)
+    heads = source.config.further is not None and to != "native"
+    source = source.trunk() if heads else source
     SHAPES[to](source)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.part")
@@ -89,7 +91,8 @@ def carry(source: Opened, out: Path, to: str, speak: Speaker, type: str | None =
         paths = _take_names(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return replace(found, after=opener.open(out), paths=paths)
+    lost = (*found.lost, "the format does not hold heads of further ids; they stay behind") if heads else found.lost
+    return replace(found, after=opener.open(out), paths=paths, lost=lost)
 
 
 def rounded(before: Mapping[str, Weight], after: Mapping[str, Weight]) -> dict[str, Weight] | None:
@@ -253,7 +256,7 @@ def _bfloat16(rows: ndarray) -> Blocks:
 def refusal(opened: Opened, to: str) -> str | None:
     """Why the model's shape has no words in a format; None where it has."""
     try:
-        SHAPES[to](opened)
+        SHAPES[to](opened.trunk())
     except FormatError as error:
         return str(error)
     return None

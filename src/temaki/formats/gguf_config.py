@@ -264,13 +264,12 @@ def check(config: DecoderConfig, metadata: Mapping[str, Value], shapes: Shapes, 
 def canonical(config: DecoderConfig, name: str) -> DecoderConfig:
     """The configuration with everything written out that its parts leave to a default, in float32."""
     return replace(
-        config,
+        config.learned,
         depth=config.depth,
         pattern=tuple(_written_out(block, config, name) for block in config.blocks),
         context=None,
         embedding_scale=shortest(config.embedding_scale),
         cap=None if config.cap is None else shortest(config.cap),
-        init="zero-out",
     )
 
 

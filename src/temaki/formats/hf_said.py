@@ -199,7 +199,7 @@ def _explicit(config: DecoderConfig) -> DecoderConfig:
     """Everything written out that a default stands for, and left out what does not change logits."""
     blocks = tuple(_written_out(block, config.width) for block in config.blocks)
     room = config.input_position.room if isinstance(config.input_position, LearnedConfig) else None
-    return replace(config, pattern=hf_config.shortest(blocks), init="zero-out", context=config.context or room)
+    return replace(config.learned, pattern=hf_config.shortest(blocks), context=config.context or room)
 
 
 def _written_out(block: BlockConfig, width: int) -> BlockConfig:

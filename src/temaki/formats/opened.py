@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,13 +94,16 @@ class Opened:
     def fill(self, model: "Model") -> None:
         """Load these weights into a model of the same shape, wherever it is and in its own dtype.
 
+        Heads of further ids that are not those of the model stay behind, and its own begin anew.
         Raises CheckpointError naming the first missing, unexpected and ill-shaped weights.
         """
         import torch
 
-        from temaki.model import part
+        from temaki.model import part, several
 
         weights, targets = self.weights(), part.tensors(model)
+        if model.config.further != self.config.further:
+            weights, targets = _trunk(weights), _trunk(targets)
         _fits(self.folder, {name: tuple(tensor.shape) for name, tensor in targets.items()}, weights)
         with torch.no_grad():
             for name, tensor in targets.items():
@@ -108,6 +111,13 @@ class Opened:
                     weights[name].fill(tensor.detach().numpy())
                 else:
                     tensor.copy_(torch.from_numpy(weights[name].array().copy()))
+        if model.config.further != self.config.further:
+            several.begin(model.heads, model.head)
+
+    def trunk(self) -> "Opened":
+        """The same model without its heads of further ids; its own logits do not know of them."""
+        config = replace(self.config, further=None)
+        return replace(self, config=config, read_weights=lambda: _trunk(self.read_weights()))
 
 
 def plausible(where: Path, config: ModelConfig, weights: Mapping[str, Weight]) -> None:
@@ -115,6 +125,11 @@ def plausible(where: Path, config: ModelConfig, weights: Mapping[str, Weight]) -
     held = sum(math.prod(weight.shape) for weight in weights.values())
     if config.depth > len(weights) or count(config).total > 2 * held + 1_000_000:
         raise CheckpointError(f"{where}: its configuration describes a model far larger than its {held} weights")
+
+
+def _trunk(named: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not of the heads of further ids."""
+    return {name: value for name, value in named.items() if not name.startswith("heads.")}
 
 
 def _fits(where: Path, wanted: Mapping[str, tuple[int, ...]], weights: Mapping[str, Weight]) -> None:

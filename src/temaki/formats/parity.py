@@ -206,7 +206,7 @@ def _together(found: Sequence[Unlike], depth: int) -> list[Unlike]:
 
 def _plain(config: DecoderConfig) -> DecoderConfig:
     """The same model with every default written out and every mere convention set to one value."""
-    return replace(config, pattern=tuple(_block(block, config.width) for block in config.blocks), init="zero-out")
+    return replace(config.learned, pattern=tuple(_block(block, config.width) for block in config.blocks))
 
 
 def _block(block: BlockConfig, width: int) -> BlockConfig:

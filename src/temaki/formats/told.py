@@ -24,7 +24,7 @@ from temaki.model.config import (
 from temaki.model.count import count
 from temaki.model.quantise import Blocks, Stored
 
-PARTS = ("embedding", "positions", "mixers", "ffns", "norms", "head")
+PARTS = ("embedding", "positions", "mixers", "ffns", "norms", "head", "further")
 """Of `model.count.Count`: what adds up to all parameters."""
 
 

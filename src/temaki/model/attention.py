@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from temaki.base import team
 from temaki.base.errors import GenerationError
 from temaki.base.roles import Role
+from temaki.model import attention_products as products
 from temaki.model.attention_state import AttentionState
 from temaki.model.config import AlibiConfig, AttentionConfig, RopeConfig
 from temaki.model.dense import attention
@@ -46,8 +48,10 @@ class Attention(Part):
         self.size = config.head_size(width)
         self.heads, self.groups = config.heads, config.groups
         self.sight = sight(config)
+        self.looped = team.open()
+        """Whether whole rows may go by products; asked here, because a compiler cannot."""
         parts = (self.heads * self.size, self.groups * self.size, self.groups * self.size)
-        self.qkv = self.add("qkv", sum(parts), width, role=Role("matrix", parts), filling="matrix")
+        self.qkv = self.add("qkv", sum(parts), width, role=Role("matrix", parts, self.size), filling="matrix")
         self.out = self.add("out", width, parts[0], role=Role("matrix"), filling="out")
         self.qkv_bias = self._vector("qkv_bias", sum(parts), "zeros") if config.bias != "none" else None
         self.out_bias = self._vector("out_bias", width, "zeros") if config.bias == "all" else None
@@ -59,7 +63,7 @@ class Attention(Part):
 
     def project(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """x [N, D] -> q [N, H, K], k and v [N, G, K]: normalised and turned, ready for scores."""
-        stacked = F.linear(x, self.qkv, self.qkv_bias).unflatten(-1, (-1, self.size))  # [N, H + 2G, K]
+        stacked = self._stacked(x).unflatten(-1, (-1, self.size))  # [N, H + 2G, K]
         turned, v = stacked.split((self.heads + self.groups, self.groups), -2)  # queries and keys are turned in one
         if self.q_gain is not None and self.k_gain is not None:
             q, k = turned.split((self.heads, self.groups), -2)
@@ -69,7 +73,13 @@ class Attention(Part):
         q, k = turned.split((self.heads, self.groups), -2)
         return q, k, v
 
+    def _stacked(self, x: Tensor) -> Tensor:
+        """All projections [N, (H + 2G) K], in the weights' own type under torch's mixed precision too."""
+        return F.linear(x, self.qkv, self.qkv_bias).to(self.qkv.dtype)
+
     def forward(self, x: Tensor, layout: Layout, state: AttentionState | None, memory: Memory | None) -> Tensor:
+        if state is None and self._framed(layout):
+            return F.linear(self._by_frames(x, layout), self.out, self.out_bias)
         q, k, v = self.project(x, layout)
         if state is None:
             prefix = layout.rows.prefix if self.config.mask == "prefix" else None
@@ -77,6 +87,22 @@ class Attention(Part):
         else:
             y = state.attend(q, k, v, layout)
         return F.linear(y.flatten(1), self.out, self.out_bias)
+
+    def _framed(self, layout: Layout) -> bool:
+        """Whether whole rows go by products: see `attention_products`."""
+        shape, position = layout.rows.shape, self.config.position
+        plain = self.sight.plain and self.config.mask != "prefix"
+        halves = not isinstance(position, RopeConfig) or position.pairs == "half"
+        host = self.looped and self.qkv.device.type == "cpu" and self.qkv.dtype == torch.float32
+        return host and plain and halves and shape is not None and shape[1] <= products.LONGEST
+
+    def _by_frames(self, x: Tensor, layout: Layout) -> Tensor:
+        """x [N, D] -> [N, H K], the same as by `project` and `documents_attention`."""
+        gains = None if self.q_gain is None or self.k_gain is None else (self.q_gain, self.k_gain)
+        angles = None if self.angles is None else layout.angles[self.angles]
+        shape = products.Shape(self.heads, self.groups, self.sight.causal, self.sight.scale, self.eps)
+        spans = layout.seen(self.sight.causal)
+        return products.framed_attention(self._stacked(x), gains, angles, spans, shape)
 
     def new_state(self, slots: int, room: int, spare: int) -> AttentionState:
         """Empty keys and values. Raises GenerationError for bidirectional attention: it has no step form."""

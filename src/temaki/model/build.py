@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from temaki.base import keys
-from temaki.model import init
+from temaki.model import init, several
 from temaki.model.attention import Attention
 from temaki.model.block import Block, PostBlock, SandwichBlock
 from temaki.model.config import (
@@ -71,7 +71,8 @@ def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32
     (8, 8, 8)
     """
     model = _structure(config, seed)
-    init.fill(model, config.init, seed)
+    init.fill(model, config, seed)
+    several.begin(model.heads, model.head)
     return model.to(dtype)
 
 
@@ -92,23 +93,30 @@ def _structure(config: ModelConfig, seed: int) -> Model:
     attentions = [block.mixer for block in config.pattern if isinstance(block.mixer, AttentionConfig)]
     wanted = dict.fromkeys(table for each in attentions if (table := _table(each, config.width)) is not None)
     tables = {table: f"rotary{i}" for i, table in enumerate(wanted)}
-    last = config.pattern[-1].norm
+    last, width = config.pattern[-1], config.width
+
+    def norm() -> nn.Module:
+        return NORMS[type(last.norm)](last.norm, width)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keys.torch_seed(seed, "build"))
         return Decoder(
             config,
-            [_block(block, config.width, tables) for block in config.blocks],
-            NORMS[type(last)](last, config.width),
+            [_block(block, config, tables) for block in config.blocks],
+            norm(),
             {name: Rotary(rope, size) for (rope, size), name in tables.items()},
+            several.heads(config.further, width, config.vocabulary, lambda: _block(last, config, tables), norm),
         )
 
 
-def _block(config: BlockConfig, width: int, tables: Mapping[Table, str]) -> Block:
+def _block(config: BlockConfig, model: ModelConfig, tables: Mapping[Table, str]) -> Block:
     kind, norms = ORDERS[config.order]
+    width = model.width
     return kind(
         mixer=MIXERS[type(config.mixer)](config.mixer, config, width, tables),
         ffn=FFNS[type(config.ffn)](config.ffn, width),
         **{name: NORMS[type(config.norm)](config.norm, width) for name in norms},
+        hidden=model.dropout,
     )
 
 

@@ -4,6 +4,7 @@ The unions below are the registry: a variant exists when it is a member here and
 Real architectures are configurations of these parts, see `presets.py`.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -320,6 +321,39 @@ class BlockConfig:
 
 
 @settings
+class ParallelHeadsConfig:
+    """Each further id has a block of its own beside the model's last one; all share norm and matrix."""
+
+    kind: Literal["parallel"] = "parallel"
+
+
+@settings
+class SequentialHeadsConfig:
+    """Each further id has a block that also reads the id before it, in a chain; all share embedding and matrix."""
+
+    kind: Literal["sequential"] = "sequential"
+
+
+@settings
+class MedusaHeadsConfig:
+    """Each further id has a residual layer and a matrix of its own."""
+
+    kind: Literal["medusa"] = "medusa"
+
+
+HeadsConfig = Annotated[ParallelHeadsConfig | SequentialHeadsConfig | MedusaHeadsConfig, Field(discriminator="kind")]
+
+
+@settings
+class FurtherConfig:
+    """Heads that say the ids after the next one, see `several.py`."""
+
+    ids: Annotated[int, Field(ge=2, le=16)]
+    """How many ids are said from each place, the model's own next one included."""
+    heads: HeadsConfig = ParallelHeadsConfig()
+
+
+@settings
 class DecoderConfig:
     """A decoder: embedding, blocks, final norm, head. With bidirectional attention it is an encoder."""
 
@@ -339,8 +373,14 @@ class DecoderConfig:
     """Logits become cap * tanh(logit / cap), as Gemma 2's do; None: as they are."""
     context: Positive | None = None
     """Ids a row that the model was made for; None: not known. No limit by itself."""
-    init: Literal["cs336", "zero-out"] = "zero-out"
+    init: Literal["cs336", "zero-out", "gpt2", "mup"] = "zero-out"
     """Initial values, see the table in `init.py`."""
+    base_width: Positive | None = None
+    """init = mup: the width at which rates were tuned; other widths follow from it. None: this width."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the embeddings' and of each branch's outputs that training hides."""
+    further: FurtherConfig | None = None
+    """Heads beside the model's own; in a recipe they follow from its objective (kind = several)."""
 
     def __post_init__(self) -> None:
         if self.depth % len(self.pattern):
@@ -352,6 +392,10 @@ class DecoderConfig:
             raise ValueError(
                 f"context ({self.context}) is beyond the learned positions (room {self.input_position.room})"
             )
+        if self.init == "mup" and self.tied:
+            raise ValueError("init = mup gives embedding and head rates of their own, so it needs tied = false")
+        if self.init != "mup" and self.base_width is not None:
+            raise ValueError(f"base_width belongs to init = mup, found init = {self.init}")
 
     def _check(self, mixer: AttentionConfig) -> None:
         if mixer.size is None and self.width % mixer.heads:
@@ -368,6 +412,16 @@ class DecoderConfig:
     def blocks(self) -> tuple[BlockConfig, ...]:
         """The block of every layer, first to last."""
         return self.pattern * (self.depth // len(self.pattern))
+
+    @property
+    def narrower(self) -> float:
+        """What the rates of matrices and head are multiplied by because the model is wider than the one they fit."""
+        return 1.0 if self.base_width is None else self.base_width / self.width
+
+    @property
+    def learned(self) -> "DecoderConfig":
+        """Without what training alone asks for: initial values and dropout. What formats of others can hold."""
+        return replace(self, init="zero-out", base_width=None, dropout=0.0)
 
     @property
     def masks(self) -> frozenset[str]:

@@ -3,6 +3,7 @@
 Letters: D width, F hidden width, H heads, G heads of keys and values, K head size, T context, E experts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from temaki.model.config import (
@@ -13,11 +14,13 @@ from temaki.model.config import (
     FfnConfig,
     GegluConfig,
     LearnedConfig,
+    MedusaHeadsConfig,
     MixerConfig,
     NormConfig,
     PlainFfnConfig,
     RmsNormConfig,
     S4DConfig,
+    SequentialHeadsConfig,
     SwigluConfig,
     ffn_width,
 )
@@ -35,6 +38,8 @@ class Count:
     norms: int
     head: int
     """0 where the head's matrix is the embedding's."""
+    further: int
+    """Those of heads that say further ids; not among the others."""
     matrix: int
     """All matrices, the head once, no look-up."""
     idle: int
@@ -42,7 +47,7 @@ class Count:
 
     @property
     def total(self) -> int:
-        return self.embedding + self.positions + self.mixers + self.ffns + self.norms + self.head
+        return self.embedding + self.positions + self.mixers + self.ffns + self.norms + self.head + self.further
 
     @property
     def active(self) -> int:
@@ -70,9 +75,25 @@ def count(config: DecoderConfig) -> Count:
         ffns=sum(matrices + vectors for matrices, vectors, _ in ffns),
         norms=sum(_norms(block, d) for block in config.blocks) + _norm(config.pattern[-1].norm, d),
         head=0 if config.tied else table,
+        further=sum(_further(config)),
         matrix=sum(matrices for matrices, _ in mixers) + sum(matrices for matrices, _, _ in ffns) + table,
         idle=sum(idle for _, _, idle in ffns),
     )
+
+
+def _further(config: DecoderConfig) -> tuple[int, int]:
+    """(matrices, the rest) of the heads that say further ids."""
+    if config.further is None:
+        return 0, 0
+    d, block = config.width, config.pattern[-1]
+    heads = config.further.ids - 1
+    if isinstance(config.further.heads, MedusaHeadsConfig):
+        return heads * (d * d + config.vocabulary * d), 0
+    mixer, ffn = _mixer(block.mixer, d), _ffn(block.ffn, d)
+    matrices, rest = mixer[0] + ffn[0], mixer[1] + ffn[1] + _norms(block, d)
+    if isinstance(config.further.heads, SequentialHeadsConfig):
+        matrices, rest = matrices + 2 * d * d, rest + 3 * _norm(block.norm, d)
+    return heads * matrices, heads * rest
 
 
 def _mixer(config: MixerConfig, d: int) -> tuple[int, int]:
@@ -111,14 +132,33 @@ def _norms(block: BlockConfig, d: int) -> int:
     return (4 if block.order == "sandwich" else 2) * _norm(block.norm, d)
 
 
-def flops_per_token(config: DecoderConfig, context: int) -> float:
+def flops_per_token(config: DecoderConfig, context: int, frozen: bool = False) -> float:
     """FLOPs of a training step (forward and backward) an id: 6 x active matrix parameters + 12 x sum of seen x H K.
 
     `seen` is how many ids one of a row of `context` attends to on average: 2 products x 2 FLOPs x seen x H K forward,
-    twice that backward.
+    twice that backward. Heads that say further ids are counted, each time that they use the model's own matrix too;
+    frozen: they alone learn, the rest is read forward without the model's own head.
     """
-    read = sum(_seen(mixer, context) * mixer.heads * mixer.head_size(config.width) for mixer in _attentions(config))
-    return 6.0 * count(config).active + 12.0 * read
+    own = 6.0 * count(config).active + 12.0 * _read(_attentions(config), config.width, context)
+    if frozen:
+        own = (own - 6.0 * config.vocabulary * config.width) / 3
+    return own + _further_flops(config, context)
+
+
+def _read(mixers: Sequence[AttentionConfig], width: int, context: int) -> float:
+    """Entries of keys that an id is multiplied by, on average over a row."""
+    return sum(_seen(mixer, context) * mixer.heads * mixer.head_size(width) for mixer in mixers)
+
+
+def _further_flops(config: DecoderConfig, context: int) -> float:
+    """FLOPs an id of the heads that say further ids, forward and backward."""
+    if config.further is None:
+        return 0.0
+    matrices, heads, last = _further(config)[0], config.further.ids - 1, config.pattern[-1].mixer
+    if isinstance(config.further.heads, MedusaHeadsConfig):
+        return 6.0 * matrices
+    read = _read([last], config.width, context) if isinstance(last, AttentionConfig) else 0.0
+    return 6.0 * (matrices + heads * config.vocabulary * config.width) + 12.0 * heads * read
 
 
 def _seen(mixer: AttentionConfig, context: int) -> float:
@@ -144,16 +184,3 @@ def forward_flops(config: DecoderConfig, context: int) -> float:
         for mixer in _attentions(config)
     )
     return 2.0 * count(config).active * context + 4.0 * products
-
-
-def training_bytes(config: DecoderConfig, tokens: int, moments: int = 2, bytes_each: int = 4) -> int:
-    """Estimated memory of a training step: weights, gradients, moments, and the activations of `tokens` ids."""
-    d = config.width
-    weights = count(config).total * bytes_each * (2 + moments)
-    per_id = sum(12 * d + 4 * _hidden(block.ffn, d) for block in config.blocks) + 4 * d
-    return weights + tokens * per_id * bytes_each
-
-
-def _hidden(config: FfnConfig, d: int) -> int:
-    """Hidden values an id."""
-    return config.top * ffn_width(config.expert, d) if isinstance(config, ExpertsConfig) else ffn_width(config, d)

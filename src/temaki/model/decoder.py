@@ -9,24 +9,34 @@ from torch.utils.checkpoint import checkpoint
 
 from temaki.base.roles import Role
 from temaki.base.rows import Rows
+from temaki.model import dropout
 from temaki.model.block import Block
 from temaki.model.config import DecoderConfig
 from temaki.model.heads import Head
 from temaki.model.layout import Layout, Memory
 from temaki.model.part import Part, roles
 from temaki.model.positions import Rotary, input_position
-from temaki.model.state import ModelState, Seats
+from temaki.model.several import Heads, MedusaHeads, Trunk
+from temaki.model.state import ModelState, Seats, State
 
 
 class Decoder(Part):
     """Rows of ids -> hidden vectors [N, D]; `head.logits` turns those into logits."""
 
-    def __init__(self, config: DecoderConfig, blocks: Sequence[Block], norm: nn.Module, rotaries: Mapping[str, Rotary]):
+    def __init__(
+        self,
+        config: DecoderConfig,
+        blocks: Sequence[Block],
+        norm: nn.Module,
+        rotaries: Mapping[str, Rotary],
+        heads: Heads | None = None,
+    ):
         super().__init__()
         self.config = config
         filling = "tied" if config.tied else "embedding"
         self.embedding = self.add("embedding", config.vocabulary, config.width, role=Role("embedding"), filling=filling)
         self.input_position = input_position(config.input_position, config.width)
+        self.dropout = dropout.dropout(config.dropout)
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.rotaries = nn.ModuleDict(rotaries)
@@ -37,14 +47,20 @@ class Decoder(Part):
         else:
             weight = self.add("unembedding", config.vocabulary, config.width, role=Role("head"), filling="head")
             self.head = Head(weight, config.cap)
+        self.heads = heads
+        """What says further ids; None: nothing does."""
+        dropout.number(self)
 
-    def forward(self, rows: Rows, state: Seats | None = None, memory: Memory | None = None) -> Tensor:
+    def forward(
+        self, rows: Rows, state: Seats | None = None, memory: Memory | None = None, ahead: bool = False
+    ) -> Tensor:
+        """`ahead`: the vectors of the further heads too, after the model's own: [ids, N, D]."""
         if not torch.compiler.is_compiling() and len(rows.ids):
             self.extend(int(rows.positions.max()) + 1)
         x = F.embedding(rows.ids, self.embedding)
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
-        x = self.input_position(x, rows.positions)
+        x = self.dropout(self.input_position(x, rows.positions), rows)
         angles = {name: rotary(rows.positions, x.dtype) for name, rotary in self.rotaries.items()}
         if state is None:
             layout, layers = Layout(rows, angles), [None] * len(self.blocks)
@@ -52,14 +68,24 @@ class Decoder(Part):
             lengths = state.state.lengths
             layout = Layout(rows, angles, state.slots, tuple(lengths[slot] for slot in state.slots))
             layers = state.state.layers
+        before = x
         for block, layer in zip(self.blocks, layers, strict=True):
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, layer, memory, use_reentrant=False)
-            else:
-                x = block(x, layout, layer, memory)
+            before, x = x, self._read(block, x, layout, layer, memory)
         if state is not None:
             state.state.advance(state.slots, rows.cuts.diff().tolist())
-        return self.norm(x)
+        hidden = self.norm(x)
+        if not ahead or self.heads is None:
+            return hidden
+        assert state is None or isinstance(self.heads, MedusaHeads), "heads with blocks have no state of their own"
+        trunk = Trunk(
+            rows, before, hidden, lambda block, x: self._read(block, x, layout, None, memory), self.norm, self.embedding
+        )
+        return torch.stack([hidden, *self.heads(trunk)])
+
+    def _read(self, block: nn.Module, x: Tensor, layout: Layout, layer: State | None, memory: Memory | None) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, layout, layer, memory, use_reentrant=False)
+        return block(x, layout, layer, memory)
 
     def extend(self, room: int) -> None:
         """Make the position tables serve `room` positions. Raises ConfigError if fewer were learned."""

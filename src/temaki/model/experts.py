@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from temaki.base.roles import Role
 from temaki.model.config import ExpertsConfig, ffn_width
@@ -93,14 +94,17 @@ class Experts(Part):
         return torch.cat([self.formula(part, up, down, self.activation, a, b) for part, up, down, a, b in weights])
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Move the bias by the loads since the last update, summed over processes, and forget them."""
+    def settle(self, others: DeviceMesh | None = None) -> None:
+        """Move the bias by the loads since the last update and forget them.
+
+        others: the processes with other rows, whose loads are added; all settle, also one that read nothing.
+        """
         total = self.loads.take()
-        if total is None:
-            return
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(total)
-        self.bias.copy_(balanced(self.bias, total, self.config.balance))
+        if others is not None:
+            total = torch.zeros_like(self.bias, dtype=torch.int64) if total is None else total
+            dist.all_reduce(total, group=others.get_group())
+        if total is not None:
+            self.bias.copy_(balanced(self.bias, total, self.config.balance))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Experts":
         """`.to` moves the bias with the rest, but it stays float32: it moves by small steps."""
@@ -126,11 +130,11 @@ class Loads:
         return total
 
 
-def settle(model: nn.Module) -> None:
+def settle(model: nn.Module, others: DeviceMesh | None = None) -> None:
     """After an update: every mixture of experts of the model moves the bias of its choice."""
     for module in model.modules():
         if isinstance(module, Experts):
-            module.settle()
+            module.settle(others)
 
 
 def forget(model: nn.Module) -> None:

@@ -1,12 +1,14 @@
 """Feed-forward layers, as functions of tensors and as two parts, gated and plain. Letters: D width, F hidden width."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from temaki.base import team
 from temaki.base.roles import Role
 from temaki.model.config import (
     GegluConfig,
@@ -17,6 +19,7 @@ from temaki.model.config import (
     SwigluConfig,
     ffn_width,
 )
+from temaki.model.ffn_loops import Gate, Pointwise
 from temaki.model.part import Part
 
 Activation = Callable[[Tensor], Tensor]
@@ -42,6 +45,8 @@ def gelu(x: Tensor, form: Literal["tanh", "erf"] = "tanh") -> Tensor:
     tensor([[ 0.8412,  1.9546],
             [-0.0454,  0.3457]])
     """
+    if form == "tanh" and _looped(x):
+        return Pointwise.apply(x, False)
     return F.gelu(x, approximate="tanh" if form == "tanh" else "none")
 
 
@@ -52,7 +57,18 @@ def relu(x: Tensor, power: Literal[1, 2] = 1) -> Tensor:
     >>> relu(torch.tensor([-1.0, 3.0]), power=2)
     tensor([0., 9.])
     """
+    if power == 2 and _looped(x):
+        return Pointwise.apply(x, True)
     return F.relu(x) if power == 1 else F.relu(x).square()
+
+
+def _looped(x: Tensor) -> bool:
+    """Whether one loop for formula and gradient pays: in training on the host; a compiler fuses by itself."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.requires_grad and team.serves(x)
+
+
+_LOOPS: Mapping[Activation, str] = {silu: "silu", gelu: "gelu"}
+"""Activations of gates that have a loop with their gradient, see `ffn_loops`."""
 
 
 def gated(
@@ -71,7 +87,11 @@ def gated(
     >>> gated(torch.ones(2), torch.ones(2, 2), torch.ones(2, 1), gelu)
     tensor([3.9092, 3.9092])
     """
-    gate, value = F.linear(x, up, up_bias).chunk(2, -1)
+    both = F.linear(x, up, up_bias)
+    kind = _LOOPS.get(activation)
+    if kind is not None and _looped(both):
+        return F.linear(Gate.apply(both, kind == "silu"), down, down_bias)
+    gate, value = both.chunk(2, -1)
     return F.linear(activation(gate) * value, down, down_bias)
 
 
@@ -115,7 +135,7 @@ def activation(config: PlainFfnConfig) -> Activation:
         case SwigluConfig() | SiluConfig():
             return silu
         case GegluConfig() | GeluConfig():
-            return partial(gelu, form=config.form)
+            return gelu if config.form == "tanh" else partial(gelu, form=config.form)
         case ReluConfig():
             return partial(relu, power=config.power)
 

@@ -6,6 +6,10 @@ Letters: N places, D width, V vocabulary.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from temaki.base import team
+from temaki.model import heads_loops
 
 CHUNK = 1 << 21
 """Logits held at a time."""
@@ -30,6 +34,10 @@ def linear_nll(
     tensor(2.7726)
     """
     needs = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    if torch.is_autocast_enabled(hidden.device.type):
+        hidden = hidden.to(weight.dtype)
+    if needs and not torch.compiler.is_compiling() and team.serves(hidden, weight):
+        return _Nll.apply(hidden, weight, targets, weights, smooth, z, cap)
     return _linear_nll(hidden, weight, targets, weights, smooth, z, cap, needs)[0]
 
 
@@ -66,44 +74,79 @@ def _chunks(vocabulary: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
 
 @torch.library.custom_op("temaki::linear_nll", mutates_args=())
 def _linear_nll(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    weights: Tensor,
-    smooth: float,
-    z: float,
-    cap: float | None,
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, smooth: float, z: float, cap: float | None,
     needs: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(sum, gradient of hidden, gradient of weight); the gradients are empty where not needed."""
+    return _made(hidden, weight, targets, weights, smooth, z, cap, needs)
+
+
+def _made(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, smooth: float, z: float, cap: float | None,
+    needs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     total = _wide(hidden.new_zeros(()))
-    size = weight.shape[0]
     into_hidden = torch.empty_like(hidden) if needs else hidden.new_empty(0)
-    into_weight = torch.zeros_like(weight) if needs else weight.new_empty(0)
+    into_weight = weight.new_empty(weight.shape if needs else 0)
+    if not len(hidden):
+        into_weight.zero_()
     start = 0
-    for h, t, w in zip(*_chunks(size, hidden, targets, weights), strict=True):
-        logits = capped(_wide(F.linear(h, weight)), cap)
-        slope = None if cap is None or not needs else 1 - (logits / cap).square()
-        w = w.to(logits.dtype)
-        lse = logits.logsumexp(-1)
-        picked = logits.gather(-1, t[:, None]).squeeze(-1)
-        nll = lse - (1 - smooth) * picked + z * lse.square()
-        if smooth:
-            nll = nll - smooth * logits.mean(-1)
-        total += (w * nll).sum()
-        if needs:
-            grad = logits.sub_(lse[:, None]).exp_().mul_((w * (1 + 2 * z * lse))[:, None])
-            if smooth:
-                grad -= (w * smooth / size)[:, None]
-            at = torch.arange(len(t), device=t.device)
-            grad[at, t] -= w * (1 - smooth)
-            if slope is not None:
-                grad *= slope
-            grad = grad.to(weight.dtype)
-            torch.mm(grad, weight, out=into_hidden[start : start + len(h)])
-            into_weight.addmm_(grad.mT, h)
-        start += len(h)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for h, t, w in zip(*_chunks(weight.shape[0], hidden, targets, weights), strict=True):
+            logits = _wide(F.linear(h, weight))
+            loss, grad = _loss_and_slope(logits, t, w.to(logits.dtype), smooth, z, cap, needs)
+            total += loss
+            if grad is not None:
+                grad = grad.to(weight.dtype)
+                torch.mm(grad, weight, out=into_hidden[start : start + len(h)])
+                into_weight.addmm_(grad.mT, h, beta=1 if start else 0)  # 0: what stands there is not read
+            start += len(h)
     return total, into_hidden, into_weight
+
+
+def _loss_and_slope(
+    logits: Tensor, targets: Tensor, weights: Tensor, smooth: float, z: float, cap: float | None, needs: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(weighted sum of the losses, its gradient by the logits before the cap); the logits are used up."""
+    if needs and cap is None and team.serves(logits, weights):
+        return heads_loops.nll_(logits, targets, weights, smooth, z).sum(), logits
+    size = logits.shape[1]
+    logits = capped(logits, cap)
+    slope = None if cap is None or not needs else 1 - (logits / cap).square()
+    lse = logits.logsumexp(-1)
+    picked = logits.gather(-1, targets[:, None]).squeeze(-1)
+    nll = lse - (1 - smooth) * picked + z * lse.square()
+    if smooth:
+        nll = nll - smooth * logits.mean(-1)
+    loss = (weights * nll).sum()
+    if not needs:
+        return loss, None
+    grad = logits.sub_(lse[:, None]).exp_().mul_((weights * (1 + 2 * z * lse))[:, None])
+    if smooth:
+        grad -= (weights * smooth / size)[:, None]
+    at = torch.arange(len(targets), device=targets.device)
+    grad[at, targets] -= weights * (1 - smooth)
+    return loss, grad if slope is None else grad.mul_(slope)
+
+
+class _Nll(torch.autograd.Function):
+    """The operator without the dispatcher, for float32 on the host; its gradients are handed over, not copied."""
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def, override]
+        ctx, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, smooth: float, z: float,
+        cap: float | None,
+    ) -> Tensor:  # fmt: skip
+        total, *ctx.made = _made(hidden, weight, targets, weights, smooth, z, cap, needs=True)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]
+        assert ctx.made, "the gradient of a loss in float32 can be asked for once"
+        into_hidden, into_weight = (made.mul_(grad) for made in ctx.made)
+        ctx.made = []
+        return into_hidden, into_weight, *(None,) * 5
 
 
 @_linear_nll.register_fake

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from temaki.base.rows import Rows
+from temaki.model.attention_products import spans
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,27 @@ class Layout:
     def single(self) -> bool:
         """There are pieces, and every one is one id."""
         return 0 < len(self.rows.ids) == len(self.pieces) and all(stop - start == 1 for start, stop in self.pieces)
+
+    def seen(self, causal: bool) -> tuple[Tensor, Tensor]:
+        """Where what each id sees of its row begins and ends, causal or both ways: int64 [B, T] both; for whole rows.
+
+        Layers share one; while compiling each asks anew, since Dynamo cannot trace the lock of a cached property.
+        """
+        if torch.compiler.is_compiling():
+            return self._seen(causal)
+        return self._seen_past if causal else self._seen_all
+
+    @cached_property
+    def _seen_past(self) -> tuple[Tensor, Tensor]:
+        return self._seen(causal=True)
+
+    @cached_property
+    def _seen_all(self) -> tuple[Tensor, Tensor]:
+        return self._seen(causal=False)
+
+    def _seen(self, causal: bool) -> tuple[Tensor, Tensor]:
+        assert self.rows.shape is not None, "the rows are no rectangle"
+        return spans(self.rows.ids, self.rows.cuts, self.rows.shape[1], causal)
 
     @cached_property
     def slots_index(self) -> Tensor:

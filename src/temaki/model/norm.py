@@ -5,9 +5,12 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from temaki.base import team
 from temaki.base.roles import Role
 from temaki.model.config import LayerNormConfig, RmsNormConfig
+from temaki.model.norm_loops import RmsNormLoop
 from temaki.model.part import Part
 
 
@@ -23,11 +26,11 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-5) -> Tensor:
     gain = gain.to(wide.dtype)
     if torch.compiler.is_compiling():  # the compiler fuses torch's own; uncompiled it is slower, most in many rows
         return F.rms_norm(wide, (x.shape[-1],), gain, eps).to(x.dtype)
-    if not torch.is_grad_enabled():
-        one = wide.numel() == wide.shape[-1] and wide.device.type == "cpu"
-        shrink = _shrink_one(wide, eps) if one else _shrink(wide, eps)
-        return (wide * shrink).mul_(gain).to(x.dtype)
-    return _RmsNorm.apply(wide, gain, eps).to(x.dtype)
+    if torch.is_grad_enabled() or wide.numel() > wide.shape[-1]:
+        rule = RmsNormLoop if team.serves(wide, gain) else _RmsNorm
+        return rule.apply(wide, gain, eps).to(x.dtype)
+    shrink = _shrink_one(wide, eps) if wide.numel() and wide.device.type == "cpu" else _shrink(wide, eps)
+    return (wide * shrink).mul_(gain).to(x.dtype)
 
 
 def _shrink(x: Tensor, eps: float) -> Tensor:
@@ -55,6 +58,7 @@ class _RmsNorm(torch.autograd.Function):
         return (x * s).mul_(gain)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]
         x, gain, s = ctx.saved_tensors
         t = grad * x

@@ -192,7 +192,8 @@ class Rotary(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """[N] -> cos, sin [N, 1, K/2], ready to broadcast over heads."""
-        return self.cos[positions].to(dtype)[:, None], self.sin[positions].to(dtype)[:, None]
+        cos, sin = (table.index_select(0, positions).to(dtype) for table in (self.cos, self.sin))
+        return cos[:, None], sin[:, None]
 
 
 # ---- slopes ---------------------------------------------------------------------------------------------------------

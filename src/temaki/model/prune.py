@@ -30,7 +30,8 @@ def prune_heads(model: Model, layer: int, heads: Collection[int]) -> Model:
     pruned = replace(mixer, heads=len(kept), kv_heads=len(groups), size=size)
     blocks = [replace(block, mixer=pruned) if i == layer else block for i, block in enumerate(config.blocks)]
     old = part.tensors(model)
-    made = build.empty(replace(config, pattern=tuple(blocks)), model.embedding.dtype).to(model.embedding.device)
+    shape = replace(config, pattern=tuple(blocks), further=None)
+    made = build.empty(shape, model.embedding.dtype).to(model.embedding.device)
     rows = _places([kept, _shifted(groups, mixer.heads), _shifted(groups, mixer.heads + mixer.groups)], size)
     columns = _places([kept], size)
     where = f"blocks.{layer}.mixer."

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from temaki.base.roles import Role
 from temaki.optim.config import OptimConfig, OptimizerConfig
+from temaki.optim.transfer import carried
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,11 @@ class Group:
     names: tuple[str, ...]
 
 
-def groups(config: OptimConfig, roles: Mapping[str, Role]) -> tuple[Group, ...]:
-    """One group a role that the model has, in a fixed order of roles and names."""
+def groups(config: OptimConfig, roles: Mapping[str, Role], narrower: float = 1.0) -> tuple[Group, ...]:
+    """One group a role that the model has, in a fixed order of roles and names.
+
+    narrower: the width that the rates were found at, over the model's own; see `transfer.py`.
+    """
     rules: dict[str, OptimizerConfig] = {
         "matrix": config.matrix,
         "embedding": config.embedding,
@@ -27,7 +31,7 @@ def groups(config: OptimConfig, roles: Mapping[str, Role]) -> tuple[Group, ...]:
         "dynamics": config.dynamics,
     }
     found = tuple(
-        Group(kind, rule, tuple(name for name, role in roles.items() if role.kind == kind))
+        Group(kind, carried(rule, kind, narrower), tuple(name for name, role in roles.items() if role.kind == kind))
         for kind, rule in rules.items()
     )
     return tuple(group for group in found if group.names)

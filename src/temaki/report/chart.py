@@ -5,24 +5,27 @@ they stay readable on a phone. `page.py` holds the style and the few lines of sc
 """
 
 import json
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from temaki.report.axis import Axis, axis, log_axis
 from temaki.report.figures import short
 from temaki.report.page import escape
 
 Point = tuple[float, float | None]
 """(x, y); y = None breaks the line."""
 MOST = 500
-"""Points of a series that are drawn."""
+"""Points of a series that are drawn in a wide chart; half as many in a narrow one."""
 LATE = 0.06
 """The share of a chart that counts as its start."""
-SAME, TINY = 1e-9, 1e-290
-"""Values that differ by less, relatively or at all, are drawn as one."""
 OUTLIER = 10
 """A few values more than this times the 99th percentile are cut off at the top."""
+
+MARKS = ("resumed", "the rate falls from here", "update left out", "spike", "rolled back")
+"""What upright lines can say; each has its own look."""
+MOST_MARKS = 40
+"""Upright lines of one name that are drawn."""
 
 OVER = " · higher values run out at the top"
 
@@ -33,77 +36,11 @@ class Series:
 
     name: str
     points: Sequence[Point]
-    look: Literal["line", "faint", "dots"] = "line"
-    """faint: measured values behind their smoothed line; dots: a line with a dot at each value."""
+    look: Literal["line", "faint", "dots", "back"] = "line"
+    """faint: measured values behind their smoothed line; dots: a line with a dot at each value; back: faint, and in
+    neither legend nor readout."""
     colour: int = 0
     """Which colour of the page's list."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A range and the places on it that are named."""
-
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    def share(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high one."""
-        return (value - self.low) / (self.high - self.low)
-
-
-def step(span: float, most: int) -> float:
-    """The least of 1, 2, 5 times a power of ten that cuts `span` into at most `most` steps.
-
-    >>> step(10, 5), step(7.3, 5), step(0.9, 5)
-    (2.0, 2.0, 0.2)
-    """
-    rough = span / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    factor = next(f for f in (1, 2, 5, 10) if f * power >= rough * (1 - 1e-9))
-    return _round(factor * power, power)
-
-
-def axis(values: Iterable[float], most: int = 5, *, round_out: bool = True, zero: bool = False) -> Axis:
-    """An axis over all values, with at most `most` steps between its ticks.
-
-    `round_out` widens the range to whole steps; otherwise it ends at the values. `zero` takes 0 in. Without
-    values, or with one value only, a range around it.
-
-    >>> axis([0.3, 9.1])
-    Axis(low=0.0, high=10.0, ticks=(0.0, 2.0, 4.0, 6.0, 8.0, 10.0))
-    >>> axis([0.3, 9.1], round_out=False).ticks
-    (2.0, 4.0, 6.0, 8.0)
-    """
-    found = [*values, *([0.0] if zero else [])] or [0.0, 1.0]
-    low, high = min(found), max(found)
-    if high - low <= max(SAME * max(abs(low), abs(high)), TINY):
-        pad = abs(high) / 10 if abs(high) > TINY / SAME else 1.0
-        low, high = (low - pad if not zero else low), high + pad
-    size = step(high - low, most)
-    if round_out:
-        first, last = math.floor(low / size + 1e-9), math.ceil(high / size - 1e-9)
-    else:
-        first, last = math.ceil(low / size - 1e-9), math.floor(high / size + 1e-9)
-    ticks = tuple(_round(i * size, size) for i in range(first, last + 1))
-    return Axis(ticks[0], ticks[-1], ticks) if round_out else Axis(low, high, ticks)
-
-
-def labels(ticks: Sequence[float]) -> list[str]:
-    """The ticks in words: one suffix and one number of decimals for all of them.
-
-    >>> labels([0, 0.5, 1.0]), labels([0, 20_000, 40_000]), labels([0, 1e-4, 2e-4])
-    (['0', '0.5', '1.0'], ['0', '20k', '40k'], ['0', '1e-4', '2e-4'])
-    """
-    if len(ticks) < 2:
-        return [f"{tick:g}" for tick in ticks]
-    size, top = ticks[1] - ticks[0], max(abs(tick) for tick in ticks)
-    scale, suffix = next(((s, w) for s, w in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if top >= 10 * s), (1.0, ""))
-    if top < 2e-3 or top >= 1e13:
-        exponent = math.floor(math.log10(size) + 1e-9)
-        scale, suffix = 10.0**exponent, f"e{exponent}"
-    places = max(0, -math.floor(math.log10(size / scale) + 1e-9))
-    return ["0" if tick == 0 else f"{tick / scale:,.{places}f}{suffix}" for tick in ticks]
 
 
 def thin(points: Sequence[Point], most: int = MOST) -> list[Point]:
@@ -148,16 +85,18 @@ def lines(
     *,
     zero: bool = False,
     late: bool = False,
+    log: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     wide: bool = False,
 ) -> str:
     """A chart of lines over x from 0; without a finite value, a card that says so.
 
     `marks` are upright lines with a name; `zero` takes 0 into the range of y; `late` lets the first values
-    run out at the top, so that the later ones can be told apart.
+    run out at the top, so that the later ones can be told apart; `log` draws ratios of y, of values above 0.
     """
     card = "card wide" if wide else "card"
-    drawn = [Series(s.name, thin(s.points), s.look, s.colour) for s in series]
+    most = MOST if wide else MOST // 2
+    drawn = [replace(s, points=thin(_above(s.points) if log else s.points, most)) for s in series]
     drawn = [s for s in drawn if any(y is not None for _, y in s.points)]
     if not drawn:
         quiet = '<p class="quiet">Nothing measured yet.</p>'
@@ -165,8 +104,9 @@ def lines(
     xs = axis((x for s in drawn for x, _ in s.points), most=6, round_out=False, zero=True)
     first = xs.low + LATE * (xs.high - xs.low) if late else xs.low
     seen = [y for s in drawn for x, y in s.points if y is not None and x >= first]
-    ys = axis(_within(seen or [y for s in drawn for _, y in s.points if y is not None]), zero=zero)
-    shapes = [_grid(xs, ys), *(_mark(xs, x) for x, _ in marks), *(_shape(s, xs, ys) for s in drawn)]
+    values = seen or [y for s in drawn for _, y in s.points if y is not None]
+    ys = log_axis(values) if log else axis(_within(values), zero=zero)
+    shapes = [_grid(xs, ys), *(_mark(xs, x, name) for x, name in _few(marks)), *(_shape(s, xs, ys) for s in drawn)]
     return "".join(
         [
             f'<figure class="{card}" data-chart="{escape(_numbers(drawn, xs, ys, x_name))}">',
@@ -178,8 +118,8 @@ def lines(
             f"<title>{escape(title)}</title>",
             *shapes,
             "</svg>",
-            *(_tick("y", 1 - ys.share(t), word) for t, word in zip(ys.ticks, labels(ys.ticks), strict=True)),
-            *(_tick("x", xs.share(t), word) for t, word in zip(xs.ticks, labels(xs.ticks), strict=True)),
+            *(_tick("y", 1 - ys.share(t), word) for t, word in zip(ys.ticks, ys.names(), strict=True)),
+            *(_tick("x", xs.share(t), word) for t, word in zip(xs.ticks, xs.names(), strict=True)),
             '<div class="cursor" hidden></div><div class="readout" role="status" hidden></div>',
             "</div>",
             f'<div class="unit below">{escape(x_name)}</div>',
@@ -212,9 +152,19 @@ def bars(title: str, items: Sequence[Bar], unit: str) -> str:
     return f'<div class="bars" role="img" aria-label="{said}">{rows}</div>'
 
 
-def _round(value: float, size: float) -> float:
-    """`value` without the noise of a float product, where it is a multiple of `size`."""
-    return float(f"{value:.12g}") if abs(value) >= size / 2 else 0.0
+def _above(points: Sequence[Point]) -> list[Point]:
+    """The points, broken where there is no logarithm."""
+    return [(x, y if y is not None and y > 0 else None) for x, y in points]
+
+
+def _few(marks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """At most MOST_MARKS of each name, evenly."""
+    found = []
+    for name in dict.fromkeys(name for _, name in marks):
+        places = [x for x, said in marks if said == name]
+        every = -(-len(places) // MOST_MARKS)
+        found += [(x, name) for x in places[::every]]
+    return found
 
 
 def _within(values: Sequence[float]) -> list[float]:
@@ -240,7 +190,7 @@ def _shape(series: Series, xs: Axis, ys: Axis) -> str:
         parts.append(pen + _place(xs, ys, x, y))
         pen = "L"
     kind = _colour(series)
-    path = f'<path class="{"faint" if series.look == "faint" else "line"} {kind}" d="{"".join(parts)}"/>'
+    path = f'<path class="{"line" if series.look in ("line", "dots") else series.look} {kind}" d="{"".join(parts)}"/>'
     alone = sum(y is not None for _, y in series.points) == 1
     if series.look != "dots" and not alone:
         return path
@@ -258,8 +208,13 @@ def _grid(xs: Axis, ys: Axis) -> str:
     return f'<path class="grid" d="{upright}{level}"/>'
 
 
-def _mark(xs: Axis, x: float) -> str:
-    return f'<path class="mark" d="M{100 * max(0.0, min(1.0, xs.share(x))):.2f} 0V100"/>'
+def _mark(xs: Axis, x: float, name: str) -> str:
+    return f'<path class="{_said(name)}" d="M{100 * max(0.0, min(1.0, xs.share(x))):.2f} 0V100"/>'
+
+
+def _said(name: str) -> str:
+    """The look of an upright line."""
+    return f"mark m{MARKS.index(name) if name in MARKS else 0}"
 
 
 def _tick(side: Literal["x", "y"], share: float, word: str) -> str:
@@ -268,16 +223,20 @@ def _tick(side: Literal["x", "y"], share: float, word: str) -> str:
 
 
 def _legend(series: Sequence[Series], marks: Sequence[tuple[float, str]]) -> str:
-    keys = [f'<span class="key"><i class="{s.look} {_colour(s)}"></i>{escape(s.name)}</span>' for s in series]
+    keys = [
+        f'<span class="key"><i class="{s.look} {_colour(s)}"></i>{escape(s.name)}</span>'
+        for s in series
+        if s.look != "back"
+    ]
     names = dict.fromkeys(name for _, name in marks)
-    keys += [f'<span class="key"><i class="mark"></i>{escape(name)}</span>' for name in names]
+    keys += [f'<span class="key"><i class="{_said(name)}"></i>{escape(name)}</span>' for name in names]
     return f'<div class="legend">{"".join(keys)}</div>' if len(keys) > 1 else ""
 
 
 def _words(title: str, series: Sequence[Series]) -> str:
     """What the picture shows, for those who hear it."""
     told = []
-    for s in series:
+    for s in [s for s in series if s.look != "back"]:
         values = [y for _, y in s.points if y is not None]
         told.append(f"{s.name} from {short(values[0])} to {short(values[-1])}, least {short(min(values))}")
     return f"{title}: {'; '.join(told)}"
@@ -298,6 +257,7 @@ def _numbers(series: Sequence[Series], xs: Axis, ys: Axis, x_name: str) -> str:
                     "y": [float(f"{y:.5g}") for _, y in s.points if y is not None],
                 }
                 for s in series
+                if s.look != "back"
             ],
         },
         separators=(",", ":"),

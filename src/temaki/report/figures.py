@@ -89,13 +89,13 @@ def duration(seconds: float | None) -> str:
     return " ".join(f"{amount}{unit}" for amount, unit in parts[first : first + 2] if amount)
 
 
-def size(bytes: float | None) -> str:
-    """Bytes in decimal units.
+def size(amount: float | None, unit: str = "B") -> str:
+    """Bytes, or another unit, in decimal multiples.
 
-    >>> size(1763142), size(12)
-    ('1.76 MB', '12 B')
+    >>> size(1763142), size(12), size(4e11, "FLOP/s")
+    ('1.76 MB', '12 B', '400 GFLOP/s')
     """
-    if bytes is None:
+    if amount is None:
         return "–"
-    text = short(bytes)
-    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
+    text = short(amount)
+    return f"{text[:-1]} {text[-1]}{unit}" if text[-1].isalpha() else f"{text} {unit}"

@@ -2,14 +2,23 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from temaki.base import config, files, log
 from temaki.base.errors import RunError, TemakiError
-from temaki.report.figures import number, whole
+from temaki.report.chart import MARKS
+from temaki.report.figures import LARGEST, number, whole
 
 Line = Mapping[str, Any]
+BEGINNINGS = ("start", "resume")
+"""Kinds of the lines that a process begins with."""
+LAST = 200
+"""Lines of a kind that are asked for their names."""
+MEASURED = ("step", "validate", "sample", "save")
+"""Kinds of line that a rollback takes back."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +58,50 @@ class RunFolder:
     def name(self) -> str:
         return self.path.name or self.path.resolve().name
 
-    def kind(self, kind: str) -> list[Line]:
-        """The lines of a kind; of several with one step (a resumed run wrote it again), the last; by step.
+    @cached_property
+    def _kinds(self) -> dict[str, dict[int, Line]]:
+        """The lines by kind and step, without what a rollback took back; of several with one step, the last.
 
-        Lines without a step keep their place before all others.
+        Lines without a step stand at -1.
         """
-        found: dict[int, Line] = {}
+        found: dict[str, dict[int, Line]] = {}
         for line in self.lines:
-            if line.get("kind") == kind:
-                step = whole(line.get("step"))
-                found[-1 if step is None else step] = line
-        return [found[step] for step in sorted(found)]
+            kind, step, back = line.get("kind"), whole(line.get("step")), whole(line.get("to"))
+            if not isinstance(kind, str):
+                continue
+            found.setdefault(kind, {})[-1 if step is None else step] = line
+            if kind == "rollback" and back is not None:
+                for each in MEASURED:
+                    found[each] = {at: kept for at, kept in found.get(each, {}).items() if at <= back}
+        return {kind: dict(sorted(lines.items())) for kind, lines in found.items()}
 
-    def curve(self, kind: str, name: str) -> list[tuple[float, float | None]]:
-        """(step, value) of the lines of a kind: None where not finite, left out where absent."""
-        return [
-            (float(step), number(line[name]))
-            for line in self.kind(kind)
-            if name in line and (step := whole(line.get("step"))) is not None
-        ]
+    def kind(self, kind: str) -> list[Line]:
+        """The lines of a kind by step; of several with one step (a resumed run wrote it again), the last."""
+        return list(self._kinds.get(kind, {}).values())
+
+    def curve(self, kind: str, name: str, most: int | None = None) -> list[tuple[float, float | None]]:
+        """(step, value) of the lines of a kind: None where not finite, left out where absent.
+
+        Of more than `most` lines about so many are read, evenly.
+        """
+        if (kind, name, most) not in self._curves:
+            lines = self._kinds.get(kind, {})
+            every = 1 if most is None else 1 + len(lines) // most
+            self._curves[kind, name, most] = [
+                (float(step), value if type(value := line[name]) is float and abs(value) <= LARGEST else number(value))
+                for step, line in islice(lines.items(), 0, None, every)
+                if name in line and step >= 0
+            ]
+        return self._curves[kind, name, most]
+
+    @cached_property
+    def _curves(self) -> dict[tuple[str, str, int | None], list[tuple[float, float | None]]]:
+        return {}
+
+    def names(self, kind: str, start: str) -> list[str]:
+        """The names that begin with `start` in the last lines of a kind, without it, by the alphabet."""
+        last = self.kind(kind)[-LAST:]
+        return sorted({key[len(start) :] for line in last for key in line if key.startswith(start)})
 
     def last(self, kind: str, name: str) -> float | None:
         """The last finite value of a name in the lines of a kind."""
@@ -93,26 +127,41 @@ class RunFolder:
     def ended(self) -> Line | None:
         """The end line, if the run has ended and was not resumed since."""
         last = next((i for i in reversed(range(len(self.lines))) if self.lines[i].get("kind") == "end"), None)
-        if last is None or any(line.get("kind") in ("start", "step") for line in self.lines[last + 1 :]):
+        if last is None or any(line.get("kind") in (*BEGINNINGS, "step") for line in self.lines[last + 1 :]):
             return None
         return self.lines[last]
 
     @property
     def resumed(self) -> list[int]:
         """The steps at which the run was resumed."""
-        starts = [whole(line.get("step")) or 0 for line in self.lines if line.get("kind") == "start"]
+        starts = [whole(line.get("step")) or 0 for line in self.lines if line.get("kind") in BEGINNINGS]
         return starts[1:]
+
+    @property
+    def marks(self) -> list[tuple[float, str]]:
+        """What a curve should say of itself: (step, one of `chart.MARKS`)."""
+        named = zip(("skip", "spike", "rollback"), MARKS[2:], strict=True)
+        found = [(float(step), name) for kind, name in named for step in self._kinds.get(kind, {}) if step >= 0]
+        decay = next((whole(line.get("decay")) for line in reversed(self.kind("plan"))), None)
+        falls = [] if decay is None else [(float(decay), MARKS[1])]
+        return [*((float(step), MARKS[0]) for step in self.resumed), *falls, *found]
 
     @property
     def step(self) -> int:
         """Steps made so far, as far as the folder tells."""
-        told = [whole(line.get("step")) for line in self.lines] + [saved.step for saved in self.saved]
-        return max((step for step in told if step is not None), default=0)
+        made = 0
+        for line in self.lines:
+            step, back = whole(line.get("step")), whole(line.get("to"))
+            if line.get("kind") == "rollback" and back is not None:
+                made = back
+            elif step is not None:
+                made = max(made, step)
+        return max([made, *(saved.step for saved in self.saved if saved.step is not None and not self.lines)])
 
     @property
     def steps(self) -> int | None:
         """Steps in all: the last plan, else the recipe's."""
-        plans = [whole(line.get("steps")) for line in self.lines if line.get("kind") in ("plan", "start")]
+        plans = [whole(line.get("steps")) for line in self.lines if line.get("kind") in ("plan", *BEGINNINGS)]
         return next((n for n in reversed(plans) if n is not None), None) or whole(self.setting("stop", "steps"))
 
 

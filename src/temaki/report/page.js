@@ -10,9 +10,21 @@ function nearest(xs, x) {
   return Math.abs(xs[low] - x) <= Math.abs(xs[high] - x) ? low : high;
 }
 
+const { renew, written } = document.body.dataset;
+if (renew) {
+  const age = document.querySelector("[data-age]");
+  setInterval(() => {
+    const seconds = Math.max(0, Math.round(Date.now() / 1000 - written));
+    if (age) age.textContent = seconds < 90 ? `written ${seconds} s ago` : `no news for ${Math.round(seconds / 60)} min`;
+    const busy = document.hidden || document.querySelector("details[open], .plot:hover, .plot:focus");
+    if (!busy && performance.now() > 1000 * renew) location.reload();
+  }, 1000);
+}
+
 for (const figure of document.querySelectorAll("figure[data-chart]")) {
   const chart = JSON.parse(figure.dataset.chart);
   const plot = figure.querySelector(".plot"), cursor = figure.querySelector(".cursor"), readout = figure.querySelector(".readout");
+  if (!chart.series.length) continue;
   const [low, high] = chart.x;
   const guide = chart.series.reduce((a, b) => (b.x.length > a.x.length ? b : a)).x;
   let at = guide.length - 1;

@@ -7,6 +7,7 @@ be loaded.
 import base64
 import hashlib
 import html
+import time
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
@@ -32,8 +33,8 @@ def cut(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[:longest]}\n… {len(text) - longest:,} more characters"
 
 
-def page(title: str, body: Iterable[str]) -> str:
-    """A whole HTML document."""
+def page(title: str, body: Iterable[str], renew: int | None = None) -> str:
+    """A whole HTML document; with `renew` it loads itself anew after so many seconds."""
     style, script = _asset("page.css"), _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -49,7 +50,7 @@ def page(title: str, body: Iterable[str]) -> str:
             f"<title>{escape(title)}</title>",
             f"<style>{style}</style>",
             "</head>",
-            "<body>",
+            f'<body data-renew="{renew}" data-written="{time.time():.0f}">' if renew else "<body>",
             "<main>",
             *body,
             "</main>",

@@ -1,33 +1,36 @@
 """The report of one run: `report.html` in its folder, one file that opens anywhere without a network."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from temaki.base import files
-from temaki.report import chart, figures, page, runs
+from temaki.report import chart, curves, figures, page, runs
 from temaki.report import folder as folders
-from temaki.report.chart import Bar, Point, Series
+from temaki.report.chart import Bar, Point
 from temaki.report.figures import number, whole
 from temaki.report.folder import RunFolder
 from temaki.report.page import escape
 from temaki.report.runs import RunInfo
 
+TOLD = 5
+"""Messages of one kind that are shown."""
 GROWTH = 4
 """Samples of one prompt, taken while training, that are shown."""
-SMOOTH = 40
-"""Smoothed curves are means over the number of points divided by this."""
+RENEW = 10
+"""Seconds after which the page of a run that goes on loads itself anew."""
 
 
-def write(run_folder: Path) -> Path:
+def write(run_folder: Path, over: bool = False) -> Path:
     """Write `report.html` into a run folder and give its path; tells of whatever is there, however little.
 
-    Raises OSError if the folder cannot be written to.
+    `over`: the run has ended, however fresh its last line. Raises OSError if the folder cannot be written to.
     """
     run = folders.read(run_folder)
     path = run_folder / "report.html"
-    files.write_text(path, html(run, runs.info(run)))
+    files.write_text(path, html(run, runs.info(run, math.inf if over else None)))
     return path
 
 
@@ -40,7 +43,7 @@ def html(run: RunFolder, info: RunInfo) -> str:
             _hero(run),
             page.tiles(_tiles(run)),
             page.notes(_warnings(run, info)),
-            page.section("Curves", f'<div class="charts">{"".join(_charts(run))}</div>'),
+            page.section("Curves", f'<div class="charts">{"".join(curves.charts(run))}</div>'),
             page.section("Samples", _samples(run)),
             page.section("Checkpoints", _checkpoints(run)),
             page.section("Machine", page.pairs(_machine(run))),
@@ -48,12 +51,8 @@ def html(run: RunFolder, info: RunInfo) -> str:
             page.section("Again", page.code("\n".join(_commands(run, info)))),
             "<footer>Written by temaki. This file loads nothing from anywhere.</footer>",
         ],
+        renew=RENEW if info.state == "running" else None,
     )
-
-
-def smoothed(points: Sequence[Point]) -> list[Point]:
-    """A curve's running mean, as wide as suits its length."""
-    return chart.smooth(points, len(points) / SMOOTH)
 
 
 def speed(run: RunFolder) -> float | None:
@@ -97,7 +96,7 @@ def _header(run: RunFolder, info: RunInfo) -> str:
     return (
         '<header><div class="brand"><i></i>temaki run</div>'
         f'<div class="title"><h1>{escape(run.name)}</h1>'
-        f'<span class="state {info.state}">{info.state}</span></div>'
+        f'<span class="state {info.state}">{info.state}</span><small data-age></small></div>'
         f'<p class="lead">{escape(" · ".join(part for part in shape if part))}</p></header>'
     )
 
@@ -139,13 +138,16 @@ def _compared(ours: float, rivals: Sequence[tuple[str, float]], run: RunFolder) 
 
 def _tiles(run: RunFolder) -> list[tuple[str, str, str]]:
     tokens = run.last("step", "tokens")
-    best = run.best("validate", "loss")
+    best, noise = run.best("validate", "loss"), run.last("step", "noise_scale")
+    memory = max((y for _, y in run.curve("step", "memory") if y is not None), default=None)
     found = [
         ("Parameters", figures.short(params(run)) if params(run) else None, ""),
         ("Tokens seen", figures.short(tokens) if tokens else None, "in training"),
         ("Training time", figures.duration(seconds(run)) if seconds(run) is not None else None, ""),
         ("Speed", f"{figures.short(speed(run))}/s" if speed(run) else None, "tokens, median"),
         ("Share of peak", _share(run), "of the matrix product"),
+        ("Memory", figures.size(memory) if memory else None, "resident, most"),
+        ("Noise scale", figures.short(noise) if noise else None, "of the gradient, ids"),
         ("Validation loss", figures.fixed(best) if best is not None else None, "best, nats a token"),
         ("Perplexity", _perplexity(run), "held out, a token"),
     ]
@@ -178,37 +180,28 @@ def _warnings(run: RunFolder, info: RunInfo) -> list[str]:
         steps = ", ".join(f"{step:,}" for step in run.resumed[:8])
         steps += " and more" if len(run.resumed) > 8 else ""
         found.append(f"Resumed at step {steps}.")
+    found += _told(run)
     found += [f"Checkpoint {c.name} does not count: {c.problem}." for c in run.saved if c.problem]
     found += [f"Checkpoint {c.name} was saved unhealthy." for c in run.saved if c.healthy is False]
     return found
 
 
-def _charts(run: RunFolder) -> list[str]:
-    marks = [(float(step), "resumed") for step in run.resumed]
-    loss = run.curve("step", "loss")
-    curves = [
-        Series("training, as logged", loss, "faint", 0),
-        Series("training, smoothed", smoothed(loss), "line", 0),
-        Series("validation", run.curve("validate", "loss"), "dots", 1),
-    ]
-    bits = Series("validation", run.curve("validate", "bits_per_byte"), "dots", 1)
-    rate = Series("rate", run.curve("step", "lr"), "line", 2)
-    return [
-        chart.lines("Loss", curves, "step", "nats a token", late=True, marks=marks, wide=True),
-        *([chart.lines("Bits per byte", [bits], "step", "bits per byte", marks=marks)] if bits.points else []),
-        chart.lines("Learning rate", [rate], "step", "rate", zero=True),
-        _measured(run, "Gradient norm", "grad_norm", "L2, before clipping", 3),
-        _measured(run, "Speed", "tokens_per_second", "tokens a second", 4),
-    ]
-
-
-def _measured(run: RunFolder, title: str, name: str, unit: str, colour: int) -> str:
-    points = run.curve("step", name)
-    both = [
-        Series("as logged", points, "faint", colour),
-        Series("smoothed", smoothed(points), "line", colour),
-    ]
-    return chart.lines(title, both, "step", unit, zero=True)
+def _told(run: RunFolder) -> list[str]:
+    """What the run's guards said."""
+    found = []
+    for kind, what in (("skip", "Update left out"), ("spike", "Loss spike"), ("rollback", "Rolled back")):
+        lines = [line for line in run.lines if line.get("kind") == kind]
+        for line in lines[:TOLD]:
+            message = f": {line['message']}" if line.get("message") else ""
+            at = (
+                f"from step {line.get('from')} to step {line.get('to')}"
+                if kind == "rollback"
+                else f"at step {line.get('step')}"
+            )
+            found.append(f"{what} {at}{message}.")
+        if len(lines) > TOLD:
+            found.append(f"{what} {len(lines) - TOLD:,} more times.")
+    return found
 
 
 def _samples(run: RunFolder) -> str:
@@ -265,14 +258,9 @@ def _machine(run: RunFolder) -> list[tuple[str, str]]:
     found = run.started.get("machine")
     told = [(str(key), str(value)) for key, value in found.items()] if isinstance(found, Mapping) else []
     peak, flops = number(run.started.get("peak_flops")), number(run.started.get("flops_per_token"))
-    told += [("matrix product", _si(peak, "FLOP/s"))] if peak else []
-    told += [("work a token", _si(flops, "FLOP"))] if flops else []
+    told += [("matrix product", figures.size(peak, "FLOP/s"))] if peak else []
+    told += [("work a token", figures.size(flops, "FLOP"))] if flops else []
     return [(name, value) for name, value in told if value]
-
-
-def _si(value: float, unit: str) -> str:
-    text = figures.short(value)
-    return f"{text[:-1]} {text[-1]}{unit}" if text[-1].isalpha() else f"{text} {unit}"
 
 
 def _commands(run: RunFolder, info: RunInfo) -> list[str]:

@@ -12,6 +12,8 @@ from temaki.report.figures import number
 from temaki.report.folder import RunFolder
 
 State = Literal["new", "running", "stopped", "finished", "failed", "damaged"]
+FAILED = ("not finite", "spike")
+"""Reasons for which a run ended that going on would meet again."""
 ALIVE = 60.0
 """Seconds after its last line in which a run without an end line counts as running."""
 
@@ -72,7 +74,7 @@ def _state(run: RunFolder, now: float) -> tuple[State, str]:
         reason = str(run.ended.get("reason", "no reason given"))
         if reason == "finished":
             return "finished", ""
-        return ("failed" if reason == "not finite" else "stopped"), reason
+        return ("failed" if reason in FAILED else "stopped"), reason
     if run.changed is not None and now - run.changed < ALIVE:
         return "running", ""
     if run.step == 0:

@@ -7,13 +7,16 @@ from typing import Any
 
 from temaki.base import config as config_door
 from temaki.base import device as devices
-from temaki.base.errors import ConfigError, DataError
+from temaki.base.errors import DataError
 from temaki.batches import prepare
 from temaki.batches.loader import Loader
-from temaki.model.count import count, flops_per_token, training_bytes
-from temaki.study import dial, further, recipes
+from temaki.model.count import count, flops_per_token
+from temaki.study import dial, further, recipes, trackers
 from temaki.tokens import files
+from temaki.train import room
 from temaki.train import run as runs
+from temaki.train.config import freezes
+from temaki.train.room import Room
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,12 @@ class Estimate:
     parameters: int
     steps: int
     tokens: int
+    room: Room
+    """Memory of a training step."""
     memory_bytes: int
-    """Of a training step: weights, gradients, moments, activations."""
-    machine_bytes: int
-    """Of this machine; 0 where the system does not say."""
+    """The same in all."""
+    free_bytes: int | None
+    """What this process could get now; None where the system does not say."""
     seconds: float
     speed: float
     """FLOP/s that training reaches here."""
@@ -44,6 +49,7 @@ def estimate(found: Mapping[str, Any]) -> Estimate:
     table = recipes.data(found)
     config = recipes.complete(found, table.vocabulary)
     runs.check_recipe(config)
+    trackers.check(config.watch.trackers)
     if table.shards is not None:
         data = prepare.open_prepared(Path(table.shards))
         config = recipes.complete(found, data.tokenizer.size)
@@ -66,34 +72,33 @@ def estimate(found: Mapping[str, Any]) -> Estimate:
                 allowed=f"more than batch.context ({config.batch.context}) ids",
                 do="give more text or a smaller batch.context",
             )
+    free = devices.available(devices.choose(config.parallel.device))
+    needed = room.check(config, free)
     speed = dial.measure()
     tokens = config.stop.steps * config.batch.tokens
-    needed = training_bytes(config.model, config.batch.micro or config.batch.tokens)
-    memory = devices.memory()
-    if memory and needed > memory:
-        raise ConfigError(
-            "the model will not fit in this machine's memory",
-            found=f"about {needed / 1e9:.1f} GB needed", allowed=f"{memory / 1e9:.1f} GB",
-            do="lower model.width, model.depth, batch.micro or batch.context",
-        )  # fmt: skip
-    seconds = tokens * flops_per_token(config.model, config.batch.context) / speed
+    seconds = tokens * flops_per_token(config.model, config.batch.context, freezes(config.objective)) / speed
     if config.stop.minutes is not None:
         seconds = config.stop.minutes * 60
+    if config.stop.max_minutes is not None:
+        seconds = min(seconds, config.stop.max_minutes * 60)
     return Estimate(
         recipe=config_door.mapping(config), documents=documents, text_bytes=size,
-        parameters=count(config.model).total, steps=config.stop.steps, tokens=tokens, memory_bytes=needed,
-        machine_bytes=memory, seconds=seconds, speed=speed,
+        parameters=count(config.model).total, steps=config.stop.steps, tokens=tokens, room=needed,
+        memory_bytes=int(needed.total), free_bytes=free, seconds=seconds, speed=speed,
     )  # fmt: skip
 
 
 def table(found: Estimate) -> str:
     """The estimate as lines."""
-    memory = f" of {found.machine_bytes / 1e9:.1f} GB" if found.machine_bytes else ""
+    free = f"; {found.free_bytes / 1e9:.1f} GB are free" if found.free_bytes is not None else ""
+    parts = {"weights": found.room.weights, "gradients": found.room.gradients, "optimizer": found.room.optimizer}
+    parts |= {"activations": found.room.activations, "update": found.room.update}
+    memory = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
     return "\n".join(
         [
             f"text      {found.documents} training documents, {found.text_bytes / 1e6:.2f} MB",
             f"model     {found.parameters:,} parameters",
-            f"memory    about {found.memory_bytes / 1e9:.2f} GB{memory}",
+            f"memory    about {found.memory_bytes / 1e9:.2f} GB at once ({memory}){free}",
             f"steps     {found.steps:,} ({found.tokens:,} ids)",
             f"time      about {found.seconds / 60:.1f} minutes at {found.speed / 1e9:.0f} GFLOP/s",
             "valid; nothing was trained",

@@ -52,15 +52,15 @@ def opened(found: Mapping[str, Any]) -> Opened | None:
 
 
 def with_model(found: Mapping[str, Any], model: Opened) -> dict[str, Any]:
-    """The recipe with the model's own shape in its [model] table.
+    """The recipe with the model's own shape in its [model] table; heads of further ids follow from the objective.
 
     Raises ConfigError for a recipe that asks for another shape or another tokenizer.
     """
-    config = replace(model.config, context=model.context)
+    config = replace(model.config, context=model.context, further=None)
     made = {**found, "model": config_door.mapping(config)}
     if "model" in found:
         asked = recipes.complete(found, config.vocabulary).model
-        if replace(asked, context=config.context) != config:
+        if replace(asked, context=config.context, further=None) != config:
             raise ConfigError(
                 f"[model] is not the shape of {model.folder}", do="leave [model] out: it is taken from there"
             )

@@ -1,6 +1,7 @@
 """What hangs on the loop while it runs: validation, samples, a growing report."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from temaki.base import rows as base_rows
@@ -11,15 +12,22 @@ from temaki.generate import text
 from temaki.generate.config import SamplingConfig
 from temaki.generate.torch_executor import TorchExecutor
 from temaki.report import run as report
-from temaki.train.hooks import Every
+from temaki.train import parallel
+from temaki.train.hooks import Every, Hook
 from temaki.train.loop import Run
 from temaki.train.step import measured
+
+FRESH = 10.0
+"""Seconds between two writings of a report."""
+SHARE = 0.005
+"""Share of a run's time, at most, that writing its report takes."""
 
 
 class Validate(Every):
     """Bits per byte on the first documents of the held-out text; by it the best checkpoint is judged."""
 
     name = "validate"
+    everywhere = True
 
     def __init__(self, steps: int, data: Prepared, tokens: int):
         super().__init__(steps)
@@ -29,20 +37,18 @@ class Validate(Every):
         while self.documents < held.manifest.documents and taken < tokens:
             taken += len(held.document(self.documents))
             self.documents += 1
-        self.judged = -1
-        """The step validated last."""
         self.bytes = sum(len(each) for each in islice(texts(data.held, data.tokenizer), self.documents))
 
     def act(self, run: Run) -> None:
         documents = (self.data.held.document(i) for i in range(self.documents))
         context = run.config.batch.context
-        found = loss.score(run.model, documents, self.bytes, context, context)
-        self.judged = run.step
-        self.numbers["bits_per_byte"] = found.bits_per_byte
+        with parallel.speaking(run.model, run.optimizer):
+            found = loss.score(run.model, documents, self.bytes, context, context)
+        self.numbers = {"step": run.step, "bits_per_byte": found.bits_per_byte}
         run.log.write({"kind": "validate", "step": run.step, "loss": found.loss, "bits_per_byte": found.bits_per_byte})
 
     def score(self, run: Run) -> float | None:
-        return self.numbers["bits_per_byte"] if self.judged == run.step else None
+        return self.numbers["bits_per_byte"] if self.numbers.get("step") == run.step else None
 
 
 class ValidateObjective(Every):
@@ -51,12 +57,11 @@ class ValidateObjective(Every):
     """
 
     name = "validate"
+    everywhere = True
 
     def __init__(self, steps: int, data: Prepared, tokens: int):
         super().__init__(steps)
         self.held, self.tokens = data.held, tokens
-        self.judged = -1
-        """The step validated last."""
 
     def act(self, run: Run) -> None:
         batch, seed = run.config.batch, run.config.seed
@@ -66,17 +71,17 @@ class ValidateObjective(Every):
             base_rows.to(run.objective.prepared(loader.take(i, min(batch.micro_rows, rows - i)), i), run.device)
             for i in range(0, rows, batch.micro_rows)
         ]
-        found = measured(run.model, run.objective, batches)
+        with parallel.speaking(run.model, run.optimizer):
+            found = measured(run.model, run.objective, batches)
         if found is None:
             what = "the held-out rows hold nothing that this objective learns; raise watch.validate_tokens"
             run.log.write({"kind": "warning", "step": run.step, "message": what})
             return
-        self.judged = run.step
-        self.numbers["loss"] = found
-        run.log.write({"kind": "validate", "step": run.step, "loss": self.numbers["loss"]})
+        self.numbers = {"step": run.step, "loss": found}
+        run.log.write({"kind": "validate", "step": run.step, "loss": found})
 
     def score(self, run: Run) -> float | None:
-        return self.numbers["loss"] if self.judged == run.step else None
+        return self.numbers["loss"] if self.numbers.get("step") == run.step else None
 
 
 def ends(data: Prepared) -> text.Ends:
@@ -89,6 +94,7 @@ class Sample(Every):
     """A continuation of each prompt."""
 
     name = "sample"
+    everywhere = True
 
     def __init__(self, steps: int, data: Prepared, prompts: Sequence[str], sampling: SamplingConfig):
         super().__init__(steps)
@@ -97,23 +103,45 @@ class Sample(Every):
     def act(self, run: Run) -> None:
         tokenizer, between = self.data.tokenizer, ends(self.data)
         room = text.room(tokenizer, self.prompts, self.sampling, between)
-        executor = TorchExecutor(run.model, len(self.prompts), room)
-        seed = run.config.seed
-        for found in text.complete(executor, tokenizer, self.prompts, self.sampling, seed=seed, ends=between):
+        with parallel.speaking(run.model, run.optimizer, whole=True):
+            executor = TorchExecutor(run.model, len(self.prompts), room)
+            seed = run.config.seed
+            said = text.complete(executor, tokenizer, self.prompts, self.sampling, seed=seed, ends=between)
+        for found in said:
             prompt = self.prompts[found.index]
             run.log.write({"kind": "sample", "step": run.step, "prompt": prompt, "text": found.text})
 
 
-class Report(Every):
-    """`report.html`, written anew."""
+class Report(Hook):
+    """`report.html`, written anew when the run begins, every FRESH seconds, and at the end.
+
+    Less often where the log has grown long, so that writing takes at most SHARE of the time.
+    """
 
     name = "report"
 
-    def act(self, run: Run) -> None:
-        try:
-            report.write(run.folder)
-        except OSError as error:  # a page that cannot be written is no reason to stop training
-            run.log.write({"kind": "warning", "step": run.step, "message": f"report.html: {error}"})
+    def __init__(self) -> None:
+        super().__init__()
+        self._written, self._took = 0.0, 0.0
+
+    def begin(self, run: Run) -> None:
+        self._write(run)
+
+    def step(self, run: Run, line: Mapping[str, float]) -> None:
+        passed = time.perf_counter() - self._written
+        if passed > max(FRESH, self._took / SHARE):
+            self._write(run)
 
     def end(self, run: Run, reason: str) -> None:
-        self.act(run)
+        self._write(run, over=True)
+
+    def _write(self, run: Run, over: bool = False) -> None:
+        if not run.world.main:
+            return
+        start = time.perf_counter()
+        try:
+            report.write(run.folder, over)
+        except OSError as error:  # a page that cannot be written is no reason to stop training
+            run.log.write({"kind": "warning", "step": run.step, "message": f"report.html: {error}"})
+        self._written = time.perf_counter()
+        self._took = self._written - start

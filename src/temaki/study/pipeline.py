@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from temaki.base import config as config_door
-from temaki.base import files
+from temaki.base import device as devices
+from temaki.base import dist, files
+from temaki.base.dist import ALONE, World
 from temaki.batches import prepare
 from temaki.batches.prepare import Prepared, Progress, Words
 from temaki.checkpoint import resume as resume_door
@@ -22,11 +25,12 @@ from temaki.generate import text
 from temaki.generate.config import SamplingConfig
 from temaki.generate.torch_executor import TorchExecutor
 from temaki.model.build import Model
-from temaki.study import asking, dial, further, recipes
+from temaki.study import ahead, asking, dial, further, recipes, trackers
 from temaki.study import hooks as study_hooks
 from temaki.study.asking import tokenizer_of
+from temaki.train import objectives, parallel, room
 from temaki.train import run as runs
-from temaki.train.config import BeginConfig, FromModelConfig, NextConfig, RunConfig
+from temaki.train.config import BeginConfig, FromModelConfig, RunConfig
 from temaki.train.hooks import Hook
 from temaki.train.run import Outcome
 
@@ -54,21 +58,28 @@ def ready(found: Mapping[str, Any], folder: Path, progress: Progress = quiet) ->
 
     The recipe is checked before any work: raises ConfigError first. Data of a run that have begun are used as they are;
     what an attempt that never began left behind is made anew. A recipe that begins with a model takes shape and
-    tokenizer from it, once: a run that has begun has them itself.
+    tokenizer from it, once: a run that has begun has them itself. Of several processes the main one prepares.
     """
+    world = dist.meet()
     anew = not (folder / "config.toml").exists()
     model = further.opened(found) if anew else None
     if model is not None:
         found = further.with_model(found, model)
     table = recipes.data(found)
-    runs.check_recipe(recipes.complete(found, table.vocabulary))
+    wanted = recipes.complete(found, table.vocabulary)
+    runs.check_recipe(wanted)
+    parallel.check(wanted, world)
+    trackers.check(wanted.watch.trackers)
+    world.first(lambda: fits(wanted, world))
     given = further.words(model) if model is not None else None
-    data = prepare.prepare(table, folder / "data", progress, anew=anew, given=given)
+    place = world.first(lambda: str(prepare.prepare(table, folder / "data", progress, anew, given).folder))
+    data = prepare.open_prepared(Path(place))
     if model is not None:
         further.same_words(data, model)
     config = further.spoken(recipes.complete(found, data.tokenizer.size), data, model)
     runs.check(config, data)
-    return Ready(config, folder, data, _travelling(folder, data, given if table.shards is not None else None))
+    own = given if table.shards is not None else None
+    return Ready(config, folder, data, Path(world.first(lambda: str(_travelling(folder, data, own)))))
 
 
 def _travelling(folder: Path, data: Prepared, given: Words | None) -> Path:
@@ -79,21 +90,39 @@ def _travelling(folder: Path, data: Prepared, given: Words | None) -> Path:
     return own if own.exists() else data.folder / "tokenizer"
 
 
+def fits(config: RunConfig, world: World = ALONE) -> None:
+    """Raise ConfigError for a run that one of these processes has no memory for."""
+    parallel = config.parallel
+    device = devices.choose(parallel.device)
+    free, replicas = devices.available(device), max(1, world.size // parallel.tensor)
+    if free is not None and devices.on_host(torch.empty(0, device=device)):
+        free //= world.here
+    shards = replicas if parallel.data == "shard" else 1
+    room.check(config, free, shards, parallel.tensor, replicas)
+
+
 def train(
     made: Ready,
     resuming: Literal["never", "auto"] = "never",
     hooks: Sequence[Hook] = (),
     warn: Callable[[str], None] = lambda _: None,
+    allow: Sequence[str] = (),
 ) -> Outcome:
-    """Train, validating and reporting on the recipe's cadence; `hooks` come on top."""
+    """Train, validating and reporting on the recipe's cadence; `hooks` come on top.
+
+    `allow`: keys that may differ from the save that a run goes on from.
+    """
     watch = made.config.watch
-    judge = study_hooks.Validate if isinstance(made.config.objective, NextConfig) else study_hooks.ValidateObjective
+    judge = study_hooks.Validate if objectives.says_next(made.config.objective) else study_hooks.ValidateObjective
     own: list[Hook] = [judge(watch.validate, made.data, watch.validate_tokens)]
     if watch.sample is not None:
         own.append(study_hooks.Sample(watch.sample, made.data, prompts(made.data), SAMPLING))
-    own.append(study_hooks.Report(watch.validate))
+    if made.config.model.further is not None:
+        own.append(ahead.Agreement(watch.validate, made.data))
+    own += [study_hooks.Report(), *trackers.trackers(watch.trackers)]
     begin = _loading(made.config.begin)
-    return runs.start(made.config, made.folder, made.data, [*own, *hooks], resuming, warn, begin, made.tokenizer)
+    hung = [*own, *hooks]
+    return runs.start(made.config, made.folder, made.data, hung, resuming, warn, begin, made.tokenizer, allow)
 
 
 def _loading(begin: BeginConfig) -> Callable[[Model], None] | None:
@@ -200,8 +229,11 @@ def run_recipe(
     resume: bool = False,
     hooks: Sequence[Hook] = (),
     progress: Progress = quiet,
+    allow: Sequence[str] = (),
 ) -> Outcome:
     """Train a recipe (a TOML file or a mapping) with dotted changes; `temaki.train` is this function.
+
+    `allow`: keys that may differ from the save that `resume` goes on from.
 
     >>> run_recipe("recipes/demo.toml", "data.text=notes.txt", minutes=2)  # doctest: +SKIP
     """
@@ -211,7 +243,7 @@ def run_recipe(
     folder = Path(out) if out is not None else Path("runs") / str(found.get("name", "run"))
     resuming: Literal["never", "auto"] = "auto" if resume else "never"
     runs.claim(folder, resuming)
-    return train(ready(found, folder, progress), resuming, hooks)
+    return train(ready(found, folder, progress), resuming, hooks, allow=allow)
 
 
 def generate(

@@ -1,6 +1,7 @@
 """Recipes: a TOML file, the dial and dotted changes become one resolved mapping, and the tokenizer's size goes in."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from temaki.batches.config import DataConfig
 from temaki.model.presets import preset
 from temaki.study import dial
 from temaki.tokens import files
-from temaki.train.config import RunConfig
+from temaki.train.config import RunConfig, SeveralConfig
 
 
 def load(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def vocabulary(table: DataConfig) -> int:
 
 
 def complete(found: Mapping[str, Any], vocabulary: int) -> RunConfig:
-    """The run's configuration, with the tokenizer's size where the recipe leaves it out.
+    """The run's configuration, with the tokenizer's size and the objective's heads where the recipe leaves them out.
 
     Raises ConfigError naming each key that is unknown, ill-typed or out of range.
     """
@@ -107,4 +108,7 @@ def complete(found: Mapping[str, Any], vocabulary: int) -> RunConfig:
     model = found.get("model")
     if isinstance(model, Mapping) and "vocabulary" not in model:
         found = {**found, "model": {**model, "vocabulary": vocabulary}}
-    return config_door.read(RunConfig, found)
+    read = config_door.read(RunConfig, found)
+    if isinstance(read.objective, SeveralConfig) and read.model.further is None:
+        return replace(read, model=replace(read.model, further=read.objective.further))
+    return read

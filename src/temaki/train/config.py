@@ -7,7 +7,7 @@ from pydantic import Field
 from temaki.base.config import settings
 from temaki.batches.config import BatchConfig, DataConfig
 from temaki.checkpoint.speaking import Speaking
-from temaki.model.config import ModelConfig
+from temaki.model.config import FurtherConfig, HeadsConfig, ModelConfig, ParallelHeadsConfig
 from temaki.optim.config import OptimConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -50,7 +50,42 @@ class PrefixConfig:
     kind: Literal["prefix"] = "prefix"
 
 
-ObjectiveConfig = Annotated[NextConfig | MaskedConfig | PrefixConfig, Field(discriminator="kind")]
+@settings
+class SeveralConfig:
+    """Predict the next ids, several at once: multi-token prediction. With ids = 1 it is the plain loss."""
+
+    kind: Literal["several"] = "several"
+    ids: Annotated[int, Field(ge=1, le=16)] = 4
+    """How many ids are predicted from each place, the next one included."""
+    heads: HeadsConfig = ParallelHeadsConfig()
+    """What says the further ids."""
+    trunk: Literal["learns", "frozen"] = "learns"
+    """frozen: the model that the run begins with stays as it is; the heads alone learn."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """What the further ids weigh together beside the next one, shared among them by `falls`."""
+    falls: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each further id weighs this times the one before."""
+    smooth: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing: this much mass is spread over all ids."""
+    z: Annotated[float, Field(ge=0)] = 0.0
+    """z-loss: this times logsumexp^2 is added."""
+
+    def __post_init__(self) -> None:
+        if self.trunk == "frozen" and self.ids == 1:
+            raise ValueError("trunk = frozen leaves the heads of further ids to learn, and ids = 1 has none")
+
+    @property
+    def further(self) -> FurtherConfig | None:
+        """The heads that the model needs; None: its own is enough."""
+        return FurtherConfig(ids=self.ids, heads=self.heads) if self.ids > 1 else None
+
+
+ObjectiveConfig = Annotated[NextConfig | SeveralConfig | MaskedConfig | PrefixConfig, Field(discriminator="kind")]
+
+
+def freezes(config: ObjectiveConfig) -> bool:
+    """Whether an objective leaves all but the heads of further ids as it is."""
+    return isinstance(config, SeveralConfig) and config.trunk == "frozen"
 
 
 @settings
@@ -67,6 +102,8 @@ class BigramsConfig:
     kind: Literal["bigrams"] = "bigrams"
     smooth: Annotated[float, Field(gt=0)] = 100.0
     """How many draws from the unigram distribution are added to each id's counts."""
+    back: tuple[Positive, ...] = ()
+    """How many ids back each head of the first layer looks at first, one distance a head; the rest begin at random."""
 
 
 @settings
@@ -87,6 +124,61 @@ class StopConfig:
     steps: Positive
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Once the rate is about to fall, `steps` is decided anew from the measured speed, so that it takes so long."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """At most so long: where `steps` would take longer, fewer are decided, once, so that the rate can still fall."""
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and self.max_minutes is not None:
+            raise ValueError("minutes fixes the length and max_minutes limits it; give one of them")
+
+
+@settings
+class StopAtSpikeConfig:
+    """Stop with an error."""
+
+    kind: Literal["stop"] = "stop"
+
+
+@settings
+class WarnAtSpikeConfig:
+    """Say so and go on."""
+
+    kind: Literal["warn"] = "warn"
+
+
+@settings
+class RollBackAtSpikeConfig:
+    """Go back to the last healthy checkpoint and on with other rows: those up to the spike are passed over."""
+
+    kind: Literal["roll-back"] = "roll-back"
+    most: Positive = 3
+    """How often in a run; then it stops."""
+
+
+AtSpike = Annotated[StopAtSpikeConfig | WarnAtSpikeConfig | RollBackAtSpikeConfig, Field(discriminator="kind")]
+
+
+@settings
+class SpikeConfig:
+    """When a loss counts as a spike: above the mean of the window by so many deviations, so many steps in a row."""
+
+    window: Annotated[int, Field(ge=4)] = 50
+    """Steps."""
+    deviations: Annotated[float, Field(gt=0)] = 6.0
+    steps: Positive = 3
+    """In a row."""
+    do: AtSpike = WarnAtSpikeConfig()
+
+
+@settings
+class GuardConfig:
+    """What a run does when its numbers go wrong."""
+
+    non_finite: Literal["stop", "skip"] = "stop"
+    """stop: with an error that names the first layer; skip: leave the update out, say so, and go on."""
+    skips: Positive = 10
+    """Most steps skipped in a row; then the run stops."""
+    spike: SpikeConfig = SpikeConfig()
 
 
 @settings
@@ -108,6 +200,10 @@ class WatchConfig:
     validate_tokens: Positive = 65_536
     """Ids of held-out text that a validation during training reads; the evaluation at the end reads all."""
     sample: Positive | None = None
+    norms: Positive | None = 10
+    """Norms of gradients, weights and updates by role, every so many steps; None: never."""
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Where metric lines go beside metrics.jsonl; each needs its package."""
 
 
 @settings
@@ -118,6 +214,12 @@ class ParallelConfig:
     """None: the best device of this machine."""
     threads: Positive | None = None
     """None: torch's own choice."""
+    precision: Literal["float32", "products-bf16", "autocast-bf16"] = "float32"
+    """products-bf16: float32 kept, matrix products in bfloat16 inside; autocast-bf16: torch's mixed precision."""
+    data: Literal["replicate", "shard"] = "replicate"
+    """Several processes: each holds the whole model (DDP), or its share of every parameter (FSDP2)."""
+    tensor: Positive = 1
+    """Processes that share the heads and hidden columns of one copy of the model (tensor parallel)."""
     compile: bool = False
     """Compile the model with torch.compile; needs a C++ compiler."""
     checkpoint_activations: bool = False
@@ -137,6 +239,7 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     batch: BatchConfig = BatchConfig()
     stop: StopConfig
+    guard: GuardConfig = GuardConfig()
     save: SaveConfig = SaveConfig()
     watch: WatchConfig = WatchConfig()
     parallel: ParallelConfig = ParallelConfig()

@@ -14,6 +14,8 @@ class Hook:
     """
 
     name = "hook"
+    everywhere = False
+    """Whether it acts on all processes of a run, since it computes with the model; others act on the main one."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, float] = {}
@@ -23,6 +25,9 @@ class Hook:
 
     def step(self, run: "Run", line: Mapping[str, float]) -> None:
         """After each step, with what it measured."""
+
+    def skipped(self, run: "Run") -> None:
+        """After a step that was left out because its numbers were not finite."""
 
     def score(self, run: "Run") -> float | None:
         """What the weights of this very step are judged by, lower is better; None where the hook did not judge them."""
@@ -40,6 +45,9 @@ class Every(Hook):
         self.steps = steps
 
     def step(self, run: "Run", line: Mapping[str, float]) -> None:
+        self.skipped(run)
+
+    def skipped(self, run: "Run") -> None:
         if run.step % self.steps == 0 or run.step == run.plan.steps:
             self.act(run)
 

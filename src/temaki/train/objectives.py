@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from temaki.base import keys
 from temaki.base.errors import ConfigError
@@ -20,7 +20,17 @@ from temaki.base.rows import TokenBatch
 from temaki.batches.config import DataConfig
 from temaki.model.build import Model
 from temaki.model.config import ModelConfig
-from temaki.train.config import MaskedConfig, NextConfig, ObjectiveConfig, PrefixConfig
+from temaki.train import several
+from temaki.train.config import (
+    MaskedConfig,
+    NextConfig,
+    ObjectiveConfig,
+    PrefixConfig,
+    RunConfig,
+    SeveralConfig,
+    freezes,
+)
+from temaki.train.several import Several
 
 MASK = "<|mask|>"
 """The special that stands for a hidden id."""
@@ -151,6 +161,8 @@ def objective(
     match config:
         case NextConfig():
             return Next(config)
+        case SeveralConfig():
+            return Several(config)
         case MaskedConfig():
             known = dict(specials or {})
             mask = mask_id(config, vocabulary, known)
@@ -176,6 +188,7 @@ def mask_id(config: MaskedConfig, vocabulary: int, specials: Mapping[str, int]) 
 
 MASKS = {
     "next": ("causal", "prefix"),
+    "several": ("causal", "prefix"),
     "masked": ("bidirectional",),
     "prefix": ("prefix",),
 }
@@ -192,6 +205,32 @@ def check(config: ObjectiveConfig, model: ModelConfig) -> None:
             allowed=" or ".join(f'mask = "{each}"' for each in allowed),
             do="set the mask of every attention layer, or choose the objective of that mask",
         )
+    if isinstance(config, SeveralConfig):
+        several.check(config, model)
+    elif model.further is not None:
+        raise ConfigError(
+            f'objective.kind = "{config.kind}" does not teach the heads of model.further',
+            do='leave model.further out, or choose objective.kind = "several"',
+        )
+
+
+def check_run(config: RunConfig) -> None:
+    """Raise ConfigError for a run that its objective does not fit."""
+    check(config.objective, config.model)
+    if isinstance(config.objective, SeveralConfig):
+        several.check_run(config.objective, config)
+
+
+def trainable(config: ObjectiveConfig, model: Model) -> dict[str, nn.Parameter]:
+    """The parameters that move, by name; the others are frozen, and ask for no gradient."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("heads.") or not freezes(config))
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def says_next(config: ObjectiveConfig) -> bool:
+    """Whether what moves is judged by how well the model's own head says the next id."""
+    return isinstance(config, NextConfig | SeveralConfig) and not freezes(config)
 
 
 def check_mask(config: ObjectiveConfig, data: DataConfig) -> None:

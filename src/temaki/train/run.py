@@ -1,41 +1,42 @@
 """A run, set up: recipe and data -> model, optimizer, loader, checkpoints -> the loop."""
 
-import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from temaki.base import config as config_door
 from temaki.base import device as devices
-from temaki.base import files, keys, log
-from temaki.base.errors import ConfigError, NonFiniteError, RunError
-from temaki.base.log import MetricLog
+from temaki.base import dist, files, keys, log
+from temaki.base.dist import World
+from temaki.base.errors import ConfigError, RunError
+from temaki.base.log import MetricLog, SilentLog
+from temaki.batches import stochastic
 from temaki.batches.bigrams import count as count_bigrams
-from temaki.batches.loader import Loader
 from temaki.batches.prepare import Prepared
 from temaki.checkpoint import resume
 from temaki.checkpoint.resume import Resume
-from temaki.checkpoint.store import Facts, Store
-from temaki.model import bigrams, build, part
+from temaki.checkpoint.store import Store
+from temaki.model import bigrams, build, several
 from temaki.model.build import Model
 from temaki.model.config import LearnedConfig
-from temaki.model.count import count, flops_per_token
+from temaki.model.count import count
 from temaki.optim import schedule
 from temaki.optim.groups import groups
 from temaki.optim.optimizer import Optimizer
-from temaki.train import loop, objectives, plan
-from temaki.train.config import BigramsConfig, FromModelConfig, MaskedConfig, RunConfig
+from temaki.train import loop, objectives, parallel, plan, saves
+from temaki.train.config import BigramsConfig, FromModelConfig, MaskedConfig, RunConfig, freezes
 from temaki.train.hooks import Hook
 from temaki.train.loop import Run
 from temaki.train.objectives import Objective
 
-FREE = ("name", "save", "watch", "parallel")
-"""Tables that may change on resume without a word: they do not change what is learned."""
+FREE = ("name", "save", "watch", "parallel", "guard", "data.text", "data.shards", "data.tokenizer", "begin.path")
+"""Keys that may change on resume without a word: they do not change what is learned from whole data, whose fingerprint
+is compared."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def check(config: RunConfig, data: Prepared) -> None:
             allowed=str(data.tokenizer.size), do="leave model.vocabulary out: it is taken from the tokenizer",
         )  # fmt: skip
     check_recipe(config)
+    stochastic.check(config.batch.segmentation, data.tokenizer)
     _objective(config, data)
 
 
@@ -65,7 +67,7 @@ def check_recipe(config: RunConfig) -> None:
     if config.parallel.compile and devices.compiler() is None:
         raise ConfigError("parallel.compile needs a C++ compiler", do="install g++ or clang++, or set it to false")
     model = config.model
-    objectives.check(config.objective, model)
+    objectives.check_run(config)
     if not isinstance(config.begin, FromModelConfig):  # such a model has its own tokenizer, `check` asks that one
         objectives.check_mask(config.objective, config.data)
     if config.watch.sample is not None and isinstance(config.objective, MaskedConfig):
@@ -85,6 +87,7 @@ def check_recipe(config: RunConfig) -> None:
                 do='choose begin.kind = "random"',
             )
         bigrams.check(model.vocabulary, model.width, model.tied, model.init)
+        bigrams.check_back(model.blocks[0], config.begin.back)
 
 
 def _objective(config: RunConfig, data: Prepared) -> Objective:
@@ -100,6 +103,7 @@ def start(
     warn: Callable[[str], None] = lambda _: None,
     begin: Callable[[Model], None] | None = None,
     tokenizer: Path | None = None,
+    allow: Sequence[str] = (),
 ) -> Outcome:
     """Train in `folder`, from the start or from its newest whole checkpoint.
 
@@ -107,58 +111,121 @@ def start(
     checkpoint, if it is not the data's.
 
     A folder that holds a run is never overwritten: raises RunError unless `resuming` is "auto". `warn` hears what a
-    user should know (a damaged checkpoint passed over, another machine, a changed recipe).
+    user should know (a damaged checkpoint passed over, another machine, an allowed change of the recipe). A recipe that
+    is not that of the save is refused, but for the tables of FREE and what `allow` names.
     """
     check(config, data)
-    claim(folder, resuming)
-    loader = Loader(data.train, config.batch.context, config.seed)
-    devices.prepare(config.parallel.threads, config.seed)
-    device = devices.choose(config.parallel.device)
+    world = dist.meet()
+    device = devices.choose(config.parallel.device, world.local if world.size > 1 else None)
+    parallel.check(config, world)
+    world.first(lambda: claim(folder, resuming))
+    with dist.together(world), files.only(folder) if world.main else nullcontext():
+        world = dist.join(world, device.type, config.parallel.tensor)
+        precision = world.first(lambda: devices.usable(config.parallel.precision, device))
+        devices.prepare(config.parallel.threads, config.seed, precision)
+        machine = {**asdict(devices.machine(device, precision, config.parallel.compile)), "ranks": world.size}
+        heard = warn if world.main else _unheard
+        found = _found(config, folder, data, machine, allow, heard) if resuming == "auto" else None
+        built = _built(config, data, begin, found, device, precision, world)
+        loader = stochastic.loader(data.train, data.tokenizer, config.batch, config.seed)
+        if world.main:
+            log.cut(folder / "metrics.jsonl", found.checkpoint.manifest.step if found else -1)
+            files.write_text(folder / "config.toml", config_door.toml(config_door.mapping(config)))
+        store = Store(folder / "checkpoints", config.save.keep, config.save.every)
+        words, shards = data.tokenizer.fingerprint, data.train.manifest.fingerprint
+        run = Run(
+            config=config,
+            folder=folder,
+            model=built.model,
+            forward=built.applied.forward,
+            optimizer=built.optimizer,
+            objective=_objective(config, data),
+            loader=loader,
+            device=device,
+            log=MetricLog(folder / "metrics.jsonl") if world.main else SilentLog(),
+            plan=plan.first(config.stop, config.optim.schedule),
+            peak=world.total([devices.matmul_peak(device)])[0] * config.parallel.tensor,
+            save=lambda run: saves.save(run, store, words, shards, machine, tokenizer or data.folder / "tokenizer"),
+            back=lambda run, step: _back(run, store, step),
+            hooks=[hook for hook in hooks if world.main or hook.everywhere],
+            world=built.applied.world,
+            seconds=built.seconds,
+        )
+        outcome = _go(run, found, heard, machine)
+        world.wait()
+    dist.leave()
+    return outcome
+
+
+@dataclass(frozen=True)
+class Built:
+    """What learns, and how."""
+
+    model: Model
+    optimizer: Optimizer
+    applied: parallel.Applied
+    seconds: float
+    """Of training that the beginning took."""
+
+
+def _found(
+    config: RunConfig,
+    folder: Path,
+    data: Prepared,
+    machine: Mapping[str, str | int | bool],
+    allow: Sequence[str],
+    warn: Callable[[str], None],
+) -> Resume | None:
+    """The checkpoint to go on from. Raises RunError for a recipe that is not that of the save."""
+    found = resume.auto(
+        folder,
+        config_door.mapping(config),
+        machine,
+        data.tokenizer.fingerprint,
+        data.train.manifest.fingerprint,
+        lambda old: config_door.mapping(config_door.read(RunConfig, old)),
+    )
+    resume.permit(found, FREE, allow, warn)
+    return found
+
+
+def _built(
+    config: RunConfig,
+    data: Prepared,
+    begin: Callable[[Model], None] | None,
+    found: Resume | None,
+    device: torch.device,
+    precision: devices.Precision,
+    world: World,
+) -> Built:
+    """Model and optimizer as they begin or as they were saved, made parallel."""
     model = build.build(config.model, config.seed).to(device)
     model.extend(config.batch.context)
-    model.checkpointing = config.parallel.checkpoint_activations
-    roles = model.roles()
-    optimizer = Optimizer(dict(model.named_parameters()), roles, groups(config.optim, roles), config.optim.lr)
-    machine = dict(asdict(devices.machine(device, compiled=config.parallel.compile)).items())
-    found = None
-    if resuming == "auto":
-        found = resume.auto(
-            folder,
-            config_door.mapping(config),
-            machine,
-            data.tokenizer.fingerprint,
-            data.train.manifest.fingerprint,
-        )
-    if found:
-        _load(found, model, optimizer)
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics = folder / "metrics.jsonl"
-    log.cut(metrics, found.checkpoint.manifest.step if found else -1)
-    files.write_text(folder / "config.toml", config_door.toml(config_door.mapping(config)))
-    store = Store(folder / "checkpoints", config.save.keep)
-    run = Run(
-        config=config,
-        folder=folder,
-        model=model,
-        forward=_compiled(model) if config.parallel.compile else model,
-        optimizer=optimizer,
-        objective=_objective(config, data),
-        loader=loader,
-        device=device,
-        log=MetricLog(metrics),
-        plan=plan.first(config.stop, config.optim.schedule),
-        peak=devices.matmul_peak(device),
-        save=lambda run: _save(run, store, data, machine, tokenizer or data.folder / "tokenizer"),
-        hooks=hooks,
-    )
+    clock = time.perf_counter()
+    if found is None:
+        _begin(config, model, data, begin)
+    seconds = time.perf_counter() - clock if isinstance(config.begin, BigramsConfig) else 0.0
+    moving = objectives.trainable(config.objective, model)
+    roles = {name: role for name, role in model.roles().items() if name in moving}
+    if precision == "autocast-bf16":
+        devices.mixed_(model, device)
+    applied = parallel.apply(model, config.parallel, world)
+    parameters = dict(model.named_parameters())
+    optimizer = Optimizer(
+        {name: parameters[name] for name in moving}, roles, groups(config.optim, roles, config.model.narrower),
+        config.optim.lr, config.optim.average, parallel.spread(applied, parameters),
+    )  # fmt: skip
+    if found is not None:
+        saves.load(found.checkpoint, model, optimizer)
+    return Built(model, optimizer, applied, seconds)
+
+
+def _go(run: Run, found: Resume | None, warn: Callable[[str], None], machine: dict[str, str | int | bool]) -> Outcome:
+    """Train from where the run stands."""
     try:
-        if found:
+        if found is not None:
             _restore(run, found, warn)
-        elif isinstance(config.begin, BigramsConfig):
-            _begin(run, config.begin, data)
-        elif isinstance(config.begin, FromModelConfig):
-            assert begin is not None, "a run that begins with a model is told how to load it"
-            begin(model)
+        elif isinstance(run.config.begin, FromModelConfig):
             run.save(run)  # from here on the model it came from is not needed
         _log_start(run, machine, resumed=found is not None)
         return Outcome(run, loop.loop(run))
@@ -169,12 +236,19 @@ def start(
         run.log.close()
 
 
-def _begin(run: Run, begin: BigramsConfig, data: Prepared) -> None:
-    """Begin as a bigram model; what it takes counts as training."""
-    clock = time.perf_counter()
-    counts = torch.from_numpy(count_bigrams(data.train))
-    bigrams.fill(run.model, counts, begin.smooth, keys.torch_seed(run.config.seed, "begin"))
-    run.seconds += time.perf_counter() - clock
+def _begin(config: RunConfig, model: Model, data: Prepared, begin: Callable[[Model], None] | None) -> None:
+    """Begin as the recipe says: as a bigram model, which counts as training, or with the weights of another model."""
+    if isinstance(config.begin, BigramsConfig):
+        counts = torch.from_numpy(count_bigrams(data.train))
+        bigrams.fill(model, counts, config.begin.smooth, keys.torch_seed(config.seed, "begin"), config.begin.back)
+        several.begin(model.heads, model.head)
+    elif isinstance(config.begin, FromModelConfig):
+        assert begin is not None, "a run that begins with a model is told how to load it"
+        begin(model)
+
+
+def _unheard(_line: str) -> None:
+    """What the main process says, others need not."""
 
 
 def claim(folder: Path, resuming: Literal["never", "auto"]) -> None:
@@ -186,84 +260,43 @@ def claim(folder: Path, resuming: Literal["never", "auto"]) -> None:
         )
 
 
-def _compiled(model: Model) -> Model:
-    """A model that shares all its parts with this one and runs compiled; shapes other than a step's stay with this."""
-    twin = copy.copy(model)
-    twin.compile(dynamic=False)
-    return twin
-
-
-def _save(run: Run, store: Store, data: Prepared, machine: dict[str, str | int | bool], tokenizer: Path) -> Path:
-    tensors = part.tensors(run.model)
-    odd = next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
-    if odd is not None:
-        raise NonFiniteError(
-            f"step {run.step}: the update made {odd} not finite", do="lower optim.lr; the last checkpoint is untouched"
-        )
-    facts = Facts(
-        step=run.step,
-        tokens=run.tokens,
-        healthy=True,
-        position=run.position,
-        tokenizer=data.tokenizer.fingerprint,
-        shards=data.train.manifest.fingerprint,
-        hooks=loop.numbers(run),
-        machine=machine,
-    )
-    score = next((score for hook in run.hooks if (score := hook.score(run)) is not None), None)
-    path = store.save(
-        facts,
-        config_door.toml(config_door.mapping(run.config)),
-        {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()},
-        {name: tensor.cpu().numpy() for name, tensor in run.optimizer.state().items()},
-        tokenizer,
-        score,
-    )
-    run.log.write({"kind": "save", "step": run.step, "path": path.relative_to(run.folder).as_posix()})
-    return path
-
-
-@torch.no_grad()
-def _load(found: Resume, model: Model, optimizer: Optimizer) -> None:
-    """Weights and moments from a checkpoint. Raises RunError or CheckpointError if they are another recipe's."""
-    weights = found.checkpoint.weights()
-    for name, tensor in part.tensors(model).items():
-        if name not in weights or weights[name].shape != tuple(tensor.shape):
-            raise RunError(
-                f"{found.checkpoint.folder.path} holds another model: {name} is missing or of another shape",
-                do="resume with the recipe of the run (its config.toml)",
-            )
-        tensor.copy_(torch.from_numpy(np.array(weights[name])))
-    state = found.checkpoint.optimizer() or {}
-    optimizer.load({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
-
-
 def _restore(run: Run, found: Resume, warn: Callable[[str], None]) -> None:
     """Where the run stood, and what its user should know."""
     for line in found.warnings:
         warn(line)
-    changed = [str(change) for change in found.recipe if change.key.split(".")[0] not in FREE]
-    if changed:
-        warn("the recipe is not the one of the save: " + "; ".join(changed))
     manifest = found.checkpoint.manifest
-    run.step = run.saved = manifest.step
-    run.tokens, run.position = manifest.tokens, manifest.position
-    hooks = dict(manifest.hooks)
+    hooks = manifest.hooks
+    loop.stand(run, manifest.step, manifest.tokens, manifest.position, hooks)
     if "plan" in hooks and not any(change.key.startswith(("stop.", "optim.schedule")) for change in found.recipe):
         run.plan = plan.restore(hooks["plan"])
     run.seconds = hooks.get("loop", {}).get("seconds", 0.0)
-    for hook in run.hooks:
-        hook.numbers.update(hooks.get(hook.name, {}))
+
+
+def _back(run: Run, store: Store, before: int) -> None:
+    """Stand at the last healthy checkpoint, of a step up to `before` if there is one; later ones are removed."""
+    checkpoint = saves.healthy(store, run.world, before)
+    if checkpoint is None:
+        raise RunError(
+            f"{run.folder} holds no healthy checkpoint to go back to",
+            do="start a new run, or let this one stop or warn at a spike (guard.spike.do.kind)",
+        )
+    saves.load(checkpoint, run.model, run.optimizer)
+    manifest = checkpoint.manifest
+    loop.stand(run, manifest.step, manifest.tokens, manifest.position, manifest.hooks)
+    run.world.wait()
+    if run.world.main:
+        store.drop_after(manifest.step)
 
 
 def _log_start(run: Run, machine: dict[str, str | int | bool], resumed: bool) -> None:
-    model = run.config.model
+    found = count(run.config.model)
     run.log.write(
         {
             "kind": "resume" if resumed else "start",
             "step": run.step,
-            "params": count(model).total,
-            "flops_per_token": flops_per_token(model, run.config.batch.context),
+            "params": found.total,
+            "trainable": found.further if freezes(run.config.objective) else found.total,
+            "flops_per_token": run.flops,
             "peak_flops": run.peak,
             "steps": run.plan.steps,
             "machine": machine,
