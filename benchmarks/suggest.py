@@ -1,6 +1,6 @@
 """Does `temaki suggest` find what a full sweep finds? Recommend, sweep rate by batch at the full length, compare.
 
-    TEMAKI_DATA=/path/to/data python benchmarks/suggest.py --out /tmp/suggest
+    TEMAKI_DATA=/path/to/data python benchmarks/suggest.py --out runs/suggest
 
 Two small recipes: bytes of Shakespeare, and BPE pieces of TinyStories. Losses do not depend on the machine's load, so
 this may run beside other work; seconds do. What is done in --out is not done again.

@@ -298,8 +298,8 @@ def test_a_stopped_run_saves_leaves_and_goes_on(number: signal.Signals, code: in
     assert (last["kind"], last["reason"]) == ("end", number.name)
     step = int(last["step"])
     assert (place / "runs" / number.name / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
-    steps = f"stop.steps={step + 3}"
-    out = temaki("train", f"runs/{number.name}", "--resume", "auto", steps, "--json", where=place)
+    more = [f"stop.steps={step + 3}", "--allow-change", "stop.steps"]
+    out = temaki("train", f"runs/{number.name}", "--resume", "auto", *more, "--json", where=place)
     assert json.loads(out.stdout.splitlines()[-1])["step"] == step + 3
 
 

@@ -128,7 +128,7 @@ def test_no_kernel_asks_for_numbas_threads_and_nothing_forks():
     for path in source.rglob("*.py"):
         code = path.read_text(encoding="utf-8")
         assert not re.search(r"\bprange\b|parallel=True|os\.fork|[\"']fork[\"']", code), path
-        if path.name != "compile.py":
+        if path.name not in ("compile.py", "team.py"):  # the door to kernels, and that to torch's own threads
             assert not re.search(r"^\s*import numba|\bnjit\b", code, re.MULTILINE), path
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,14 @@ def run(tmp_path: Path) -> Iterator[Any]:
     """What hooks ask of a run, without a model."""
     plan = SimpleNamespace(steps=100, settled=True)
     made = SimpleNamespace(
-        config=config(), folder=tmp_path / "seen", log=None, world=ALONE, step=0, seconds=0.0, plan=plan
+        config=config(),
+        folder=tmp_path / "seen",
+        log=None,
+        world=ALONE,
+        step=0,
+        seconds=0.0,
+        plan=plan,
+        hooks=[],
     )
     made.folder.mkdir()
     (made.folder / "config.toml").write_text('name = "seen"\n')
@@ -206,9 +214,18 @@ def test_what_is_said_at_the_end_is_of_the_run_and_not_of_its_last_update(
     run.step, run.seconds, run.told = 100, 200.0, {"step": 99, "loss": 4.0, "seconds": 198.0}
     train._said(run.folder, run.config, SimpleNamespace(run=run, reason="finished"), True)  # type: ignore[arg-type]
     assert json.loads(capsys.readouterr().out).items() >= {"step": 100, "seconds": 200.0, "loss": 4.0}.items()
-    run.told = {}  # it was resumed and had nothing left to do
+    judge = hooks.Hook()
+    judge.name, judge.numbers = "validate", {"step": 100, "bits_per_byte": 1.5}
+    run.hooks = [judge]
+    train._said(run.folder, run.config, SimpleNamespace(run=run, reason="finished"), False)  # type: ignore[arg-type]
+    told = "finished, 100 steps in 200 s, training loss 4.000 in the last step, held-out bits per byte 1.500\n"
+    assert told in capsys.readouterr().out
+    run.told, run.hooks = {}, []  # it was resumed and had nothing left to do
     train._said(run.folder, run.config, SimpleNamespace(run=run, reason="finished"), False)  # type: ignore[arg-type]
     assert "finished, 100 steps in 200 s\n" in capsys.readouterr().out
+    limited = replace(run.config, stop=replace(run.config.stop, steps=400, max_minutes=3.0))
+    train._said(run.folder, limited, SimpleNamespace(run=run, reason="finished"), False)  # type: ignore[arg-type]
+    assert "100 steps in 200 s (of 400: the limit is 3 minutes)" in capsys.readouterr().out
 
 
 # ---- the growing report ------------------------------------------------------------------------------------------

@@ -139,7 +139,8 @@ def _limited(config: "RunConfig", run: "Run") -> str:
 
 def _losses(run: "Run") -> str:
     """Of the last step, and on the held-out text; a finished run that is resumed makes no step."""
-    held = {name: value for hook in run.hooks if hook.name == "validate" for name, value in hook.numbers.items()}
+    judged = [hook.numbers for hook in run.hooks if hook.name == "validate"]
+    held = {name: value for numbers in judged for name, value in numbers.items() if name != "step"}
     told = [f"training loss {run.told['loss']:.3f} in the last step"] if run.told else []
     told += [f"held-out {name.replace('_', ' ')} {value:.3f}" for name, value in held.items()]
     return "".join(f", {each}" for each in told)
