@@ -124,7 +124,6 @@ def test_one_process_at_a_time_trains_in_a_folder(prepared: Prepared, tmp_path: 
     assert runs.start(config, tmp_path / "run", prepared).reason == "finished"
 
 
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_accumulated_is_one_big_batch(name: str, dtype: torch.dtype, bound: float, prepared: Prepared) -> None:
