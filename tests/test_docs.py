@@ -51,7 +51,7 @@ def test_every_command_runs(page: str, desk: Path) -> None:
             done = subprocess.run(command, cwd=desk, capture_output=True, text=True, timeout=600, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             ran += 1
-    assert ran >= 5
+    assert ran >= 4
 
 
 @pytest.mark.slow
