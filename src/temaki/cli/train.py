@@ -56,7 +56,10 @@ def train(
         _sweep(recipe, changes, dials, sweep, out, json, world.size)
         return
     folder, found = world.first(lambda: _found(recipe, changes, dials, out, resume))
-    _train(found, Path(folder), resume, allowed, json, world)
+    code = _train(found, Path(folder), resume, allowed, json, world)
+    dist.end(code)
+    if code:
+        raise SystemExit(code)  # what a stop has to say is said; typer would add its own line
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ def _found(
     return str(folder), resolve(loaded, changes, dials.text, dials.minutes, dials.depth, dials.errors)
 
 
-def _train(found: dict[str, Any], folder: Path, resume: str, allowed: list[str], json: bool, world: "World") -> None:
-    """Train, and say how it ended; of several processes only the main one speaks."""
+def _train(found: dict[str, Any], folder: Path, resume: str, allowed: list[str], json: bool, world: "World") -> int:
+    """Train, and say how it ended; of several processes only the main one speaks. Gives the exit code."""
     import sys
 
     from temaki.base import config as config_door
@@ -127,8 +130,7 @@ def _train(found: dict[str, Any], folder: Path, resume: str, allowed: list[str],
     outcome = pipeline.train(made, resuming(resume), hooks, warn, allowed)
     if world.main:
         _said(folder, made.config, outcome, json)
-    if outcome.reason.startswith("SIG"):
-        raise SystemExit(130 if outcome.reason == "SIGINT" else 143)  # said already; typer would say its own
+    return {"SIGINT": 130, "SIGTERM": 143}.get(outcome.reason, 0)
 
 
 def _limited(config: "RunConfig", run: "Run") -> str:
