@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,28 @@ def several(heads: dict[str, str]) -> DecoderConfig:
     pattern = [{"mixer": {"kind": "attention", "heads": 4}}]
     model = {"vocabulary": 300, "width": 32, "depth": 2, "pattern": pattern}
     return recipes.complete({"name": "a", "model": model, "objective": objective, "stop": {"steps": 1}}, 300).model
+
+
+def taught(heads: dict[str, str], trunk: str) -> RunConfig:
+    objective = {"kind": "several", "ids": 3, "heads": heads, "trunk": trunk}
+    pattern = [{"mixer": {"kind": "attention", "heads": 4}}]
+    model = {"vocabulary": 300, "width": 32, "depth": 2, "pattern": pattern}
+    begin = {"kind": "model", "path": "there"}
+    found = {"name": "a", "model": model, "objective": objective, "begin": begin, "stop": {"steps": 1}}
+    return recipes.complete(found, 300)
+
+
+@pytest.mark.parametrize("heads", FURTHER, ids=lambda heads: heads["kind"])
+def test_a_frozen_trunk_is_not_counted_as_learning(heads: dict[str, str]) -> None:
+    both = [taught(heads, trunk) for trunk in ("learns", "frozen")]
+    learns, frozen = (cost.cost(each, HERE) for each in both)
+    width, trunk = both[0].model.width, cost.muon(replace(both[0], model=replace(both[0].model, further=None)))
+    assert trunk is not None
+    assert learns["muon"]["flops"] - frozen["muon"]["flops"] == trunk["flops"]
+    assert frozen["muon"]["flops"] > 0
+    spared = learns["flops_per_token"]["training"] - frozen["flops_per_token"]["training"]
+    plain = flops_per_token(replace(both[0].model, further=None), both[0].batch.context)
+    assert spared == pytest.approx(plain * 2 / 3 + 2 * 300 * width)  # its backward, and its own head's forward
 
 
 CONFIGS = {name: variants.config(name, True) for name in variants.NAMES}

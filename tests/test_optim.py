@@ -10,10 +10,10 @@ from temaki.base.roles import Role
 from temaki.optim.adamw import adamw_step
 from temaki.optim.coefficients import OFFICIAL, error, fit, gradient, mapped, spectrum, triple
 from temaki.optim.config import AdamWConfig, MuonConfig, OptimConfig
-from temaki.optim.groups import groups
+from temaki.optim.groups import Group, groups
 from temaki.optim.muon import newton_schulz, scale
 from temaki.optim.muon_batched import products
-from temaki.optim.optimizer import Optimizer, clip_
+from temaki.optim.optimizer import Optimizer
 
 
 def two_steps(order: str) -> list[float]:
@@ -69,18 +69,25 @@ def test_bias_corrected_moments_of_a_constant_gradient_are_exact_from_step_one()
 def test_clipping_is_torchs_and_leaves_small_gradients_alone() -> None:
     generator = torch.Generator().manual_seed(3)
     for size in (0.01, 10.0):
-        ours = [torch.randn(n, 3, generator=generator) * size for n in (2, 5)]
-        theirs = [torch.nn.Parameter(torch.zeros_like(g)) for g in ours]
-        for parameter, g in zip(theirs, ours, strict=True):
-            parameter.grad = g.clone()
+        ours = {name: torch.nn.Parameter(torch.zeros(n, 3)) for name, n in (("a", 2), ("b", 5))}
+        theirs = [torch.nn.Parameter(torch.zeros_like(p)) for p in ours.values()]
+        for p, q in zip(ours.values(), theirs, strict=True):
+            p.grad = torch.randn(p.shape, generator=generator) * size
+            q.grad = p.grad.clone()
+        before = [p.grad.clone() for p in ours.values() if p.grad is not None]
+        optimizer = Optimizer(
+            ours, dict.fromkeys(ours, Role("vector")), [Group("vector", AdamWConfig(), ("a", "b"))], 1.0
+        )
         norm = torch.nn.utils.clip_grad_norm_(theirs, 1.0)
-        before = [g.clone() for g in ours]
-        assert clip_(ours, 1.0).item() == pytest.approx(norm.item(), rel=1e-6)
-        for g, parameter, old in zip(ours, theirs, before, strict=True):
-            assert parameter.grad is not None
-            assert torch.allclose(g, parameter.grad, rtol=1e-5, atol=0)
-            assert torch.equal(g, old) == (size < 1)
-    assert clip_([], 1.0).item() == 0.0
+        assert optimizer.clip(None) == pytest.approx(norm.item(), rel=1e-6)
+        assert optimizer.clip(1.0) == pytest.approx(norm.item(), rel=1e-6)
+        for p, q, old in zip(ours.values(), theirs, before, strict=True):
+            assert p.grad is not None
+            assert q.grad is not None
+            assert torch.allclose(p.grad, q.grad, rtol=1e-5, atol=0)
+            assert torch.equal(p.grad, old) == (size < 1)
+    optimizer.parameters["a"].grad = optimizer.parameters["b"].grad = None
+    assert optimizer.clip(1.0) == 0.0
 
 
 def test_newton_schulz_maps_singular_values_as_computed() -> None:

@@ -18,11 +18,13 @@ def coefficients(
 
     Example: temaki coefficients 384 1024
     """
+    import sys
     from dataclasses import asdict
 
     from temaki.cli.said import say
     from temaki.optim.coefficients import fit, spectrum
 
+    print(f"fitting three coefficients to the singular values of {rows} x {cols} ..", file=sys.stderr, flush=True)
     found = fit(spectrum(rows, cols), steps)
     say({"rows": rows, "cols": cols, "steps": steps, **asdict(found)}, json, table(rows, cols, steps, found))
 

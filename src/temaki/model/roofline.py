@@ -152,16 +152,17 @@ def forward(config: DecoderConfig, context: int, ids: int) -> Work:
     return Work(flops_per_token(config, context) / 3, EACH * (_moved(config) + _weights(config, ids) / ids))
 
 
-def training(config: DecoderConfig, context: int, micro: int, step: int, moments: float) -> Work:
+def training(config: DecoderConfig, context: int, micro: int, step: int, moments: float, frozen: bool = False) -> Work:
     """A training step of `step` ids in micro-batches of `micro`, by a rule with so many moments a parameter.
 
     A product's two gradients move what it moved, twice. Weights are read forward and backward, their gradients
     written (and read before, where they are summed); the update reads gradients, reads and writes weights and moments.
+    frozen: only heads of further ids learn, so FLOPs hold the trunk's forward alone; the bytes are an upper bound.
     """
     summed = 1 if micro < step else 0
     passes = (3 + summed) * _weights(config, micro) / micro
     update = (3 + 2 * moments) * count(config).total / step
-    return Work(flops_per_token(config, context), EACH * (3 * _moved(config) + passes + update))
+    return Work(flops_per_token(config, context, frozen), EACH * (3 * _moved(config) + passes + update))
 
 
 def decoding(config: DecoderConfig, held: int) -> Work:

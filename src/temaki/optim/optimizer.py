@@ -202,18 +202,3 @@ class Optimizer:
                 )  # fmt: skip
             own.copy_(piece)
         self.t = int(state["t"])
-
-
-@torch.no_grad()
-def clip_(gradients: Sequence[Tensor], limit: float | None) -> Tensor:
-    """The global L2 norm of the gradients; above `limit` they are scaled in place by limit / (norm + 1e-6).
-
-    >>> g = torch.tensor([3.0, 4.0]); clip_([g], 1.0), g
-    (tensor(5.), tensor([0.6000, 0.8000]))
-    """
-    norms = [torch.linalg.vector_norm(g) for g in gradients]
-    norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
-    if limit is not None and bool(norm > limit):
-        for g in gradients:
-            g.mul_(limit / (norm + 1e-6))
-    return norm

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from temaki.optim.cost import muon_flops
 from temaki.report.figures import short, size
 from temaki.study import further, recipes
 from temaki.train import room
-from temaki.train.config import RunConfig
+from temaki.train.config import RunConfig, freezes
 
 MOST = 0.05
 """Share of a training step's FLOPs that Muon should take at most."""
@@ -75,7 +76,7 @@ def cost(config: RunConfig, machine: Machine) -> dict[str, Any]:
     moments = (room.room(config).optimizer / room.EACH) / found.total
     works = {
         "forward": roofline.forward(model, context, micro),
-        "training": roofline.training(model, context, micro, batch.tokens, moments),
+        "training": roofline.training(model, context, micro, batch.tokens, moments, freezes(config.objective)),
         "decoding": roofline.decoding(model, context),
     }
     return {
@@ -117,8 +118,11 @@ def muon(config: RunConfig) -> dict[str, float] | None:
     rule = config.optim.matrix
     if not isinstance(rule, MuonConfig):
         return None
+    frozen = freezes(config.objective)
     flops = sum(_muon(matrix, config, rule) for matrix in roofline.matrices(config.model))
-    step = config.batch.tokens * flops_per_token(config.model, config.batch.context)
+    if frozen:  # the trunk does not move
+        flops -= sum(_muon(matrix, config, rule) for matrix in roofline.matrices(replace(config.model, further=None)))
+    step = config.batch.tokens * flops_per_token(config.model, config.batch.context, frozen)
     enough = flops * (1 - MOST) / MOST / (step / config.batch.tokens)
     return {"flops": flops, "share": flops / (flops + step), "enough_tokens": -(-enough // 1)}
 
