@@ -350,7 +350,7 @@ def killed(place: Path, name: str, kills: int) -> None:
 
 
 def test_a_killed_run_goes_on(place: Path) -> None:
-    killed(place, "killed", 3)
+    killed(place, "killed", 2)
 
 
 @pytest.mark.slow

@@ -297,7 +297,9 @@ import copy, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 import torch, variants
 from temaki.base.rows import grid
+from temaki.model import part
 model = variants.model("experts", torch.float32)
+part.leave_uncompiled(model)
 twin = copy.copy(model)
 twin.compile(dynamic=False)
 ids = torch.stack(variants.pieces([16] * 3))

@@ -886,8 +886,8 @@ def kill_and_look(count: int, folder: Path) -> None:
             assert place.open(older).manifest.step == older
 
 
-def test_fifty_kills_of_the_store(tmp_path: Path, vocabulary: Path):
-    kill_and_look(50, tmp_path)
+def test_ten_kills_of_the_store(tmp_path: Path, vocabulary: Path):
+    kill_and_look(10, tmp_path)
 
 
 @pytest.mark.slow

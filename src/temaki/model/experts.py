@@ -54,6 +54,7 @@ class Experts(Part):
     """
 
     bias: Tensor
+    uncompiled = ("forward",)  # how many ids an expert reads is data
 
     def __init__(self, config: ExpertsConfig, width: int):
         super().__init__()
@@ -71,8 +72,7 @@ class Experts(Part):
         self.register_buffer("bias", torch.zeros(count, dtype=torch.float32))
         self.loads = Loads()
 
-    @torch.compiler.disable  # how many ids an expert reads is data
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         top = self.config.top
         chosen, weights = route(x, self.router, self.bias, top, self.config.renormalise)  # [N, k]
         flat = chosen.reshape(-1)

@@ -4,7 +4,7 @@ The role and the filling are said once, where the parameter is made; `roles` col
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ Filling = Literal["matrix", "out", "embedding", "tied", "head", "ones", "zeros",
 
 class Part(nn.Module):
     """A module that declares role and filling with each parameter."""
+
+    uncompiled: ClassVar[tuple[str, ...]] = ()
+    """Methods that `torch.compile` is to leave alone, see `leave_uncompiled`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,6 +32,17 @@ class Part(nn.Module):
         self.own_roles[name] = role
         self.fillings[name] = filling
         return parameter
+
+
+def leave_uncompiled(model: nn.Module) -> None:
+    """Before a model is compiled: keep the compiler out of the methods that say so.
+
+    Said by name and not by a decorator, because torch loads its compiler (0.9 s) to decorate.
+    """
+    for module in model.modules():
+        if isinstance(module, Part):
+            for name in module.uncompiled:
+                setattr(module, name, torch.compiler.disable(getattr(module, name)))
 
 
 def roles(model: nn.Module) -> Mapping[str, Role]:

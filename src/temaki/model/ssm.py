@@ -8,8 +8,7 @@ State Space Models", sections 3 and 4 (S4D-Lin). Letters: N ids, D width, S = N_
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +18,6 @@ from temaki.base.roles import Role
 from temaki.model.config import S4DConfig
 from temaki.model.layout import Layout, Memory
 from temaki.model.part import Part
-
-Forward = Callable[["S4D", Tensor, Layout, "S4DState | None"], Tensor]
-_uncompiled = cast(Callable[[Forward], Forward], torch.compiler.disable)
-"""Pieces of any length go through the FFT: the compiler would start anew for each."""
 
 CHUNK = 64
 """Ids that a call with state takes at a time: bounds the powers of Abar that are held, [CHUNK, D, S]."""
@@ -113,6 +108,8 @@ def advance(x: Tensor, u: Tensor, abar: Tensor, bbar: Tensor, p: Tensor | None =
 class S4D(Part):
     """Input and gate projections, one diagonal state space a channel, gate, output projection."""
 
+    uncompiled = ("_recur",)  # pieces of any length go through the FFT: the compiler would start anew for each
+
     def __init__(self, config: S4DConfig, width: int):
         super().__init__()
         self.config = config
@@ -160,7 +157,6 @@ class S4D(Part):
         y = (self._recur(wide, layout, state) + self.skip * wide).to(x.dtype)
         return F.linear(y * F.silu(gate), self.out)
 
-    @_uncompiled
     def _recur(self, u: Tensor, layout: Layout, state: "S4DState | None") -> Tensor:
         """The state spaces alone: u [N, D] -> y [N, D], without the skip."""
         if state is None:

@@ -31,6 +31,7 @@ from temaki.model.block import Block
 from temaki.model.build import Model
 from temaki.model.config import AttentionConfig, ExpertsConfig, ffn_width
 from temaki.model.ffn import Ffn
+from temaki.model.part import leave_uncompiled
 from temaki.optim import spread as spreads
 from temaki.optim.optimizer import Optimizer
 from temaki.optim.shards import Shards
@@ -268,6 +269,7 @@ def _summed(x: Tensor, mesh: DeviceMesh) -> Tensor:
 
 def _compiled(model: Model) -> Model:
     """A model that shares all its parts with this one and runs compiled; shapes other than a step's stay with this."""
+    leave_uncompiled(model)
     twin = copy.copy(model)
     twin.compile(dynamic=False)
     return twin
@@ -298,6 +300,8 @@ def _calling(model: Model, ddp: DistributedDataParallel) -> Model:
 
 def _shard(model: Model, mesh: DeviceMesh, compiled: bool) -> None:
     """Leave this process a share of each parameter: block by block, then what is left; gradients are summed."""
+    if compiled:
+        leave_uncompiled(model)
     for module in list(model.modules()):
         if isinstance(module, Block):
             if compiled:
