@@ -146,6 +146,38 @@ def test_one_message_and_what_was_read(here: Chat) -> None:
     assert first == second - len(TOKENIZER.encode("<|im_end|>\n", TOKENIZER.special))
 
 
+def test_a_chat_is_saved_and_its_settings_change(place: Path, here: Chat) -> None:
+    lines = "/system be brief\nhi\n/settings\n/settings max_tokens=2 temperature=0\nho\n/save saved.json\n"
+    found = here("parrot", "--temperature", "0", lines=lines.encode())
+    assert "temperature 0.0" in found.stderr
+    assert "max_tokens 2" in found.stderr
+    assert "(saved to saved.json)" in found.stderr
+    saved = json.loads((place / "saved.json").read_text(encoding="utf-8"))
+    assert [each["role"] for each in saved["messages"]] == ["system", "user", "assistant", "user", "assistant"]
+    assert saved["messages"][2]["content"] == SAID
+    assert saved["settings"]["max_tokens"] == 2
+    assert "saved.json exists already" in here("parrot", lines=b"/save saved.json\n", code=1).stderr
+    assert "/save FILE" in here("parrot", lines=b"/save\n", code=1).stderr
+    assert "top_p" in here("parrot", lines=b"/settings top_p=7\n", code=2).stderr
+
+
+def test_drafts_change_nothing_in_a_chat_and_torch_stays_away(
+    place: Path, here: Chat, fresh: Callable[[str], str]
+) -> None:
+    lines = b"hi\nho\n/undo\nho\n"
+    wanted = here("parrot", "--temperature", "0", lines=lines).stdout
+    assert here("parrot", "--temperature", "0", "--propose", "lookup", lines=lines).stdout == wanted
+    assert here("parrot", "--temperature", "0", "--executor", "torch", lines=lines).stdout == wanted
+    code = (
+        "import sys; from temaki.cli import main\n"
+        f"sys.argv = ['temaki', 'chat', {str(place / 'parrot')!r}, '--once', 'hi', '--temperature', '0']\n"
+        "try: main.main()\n"
+        "except SystemExit as left: assert left.code == 0\n"
+        "print('torch' in sys.modules)"
+    )
+    assert fresh(code).splitlines() == [SAID, "False"]
+
+
 def test_a_long_chat_forgets_its_beginning_and_goes_on(here: Chat) -> None:
     lines = "".join(f"{'word ' * 6}{i}\n" for i in range(9))
     found = here("parrot", "--temperature", "0", "--max-tokens", "12", lines=lines.encode())

@@ -225,7 +225,7 @@ def test_what_a_remembering_executor_cannot_do_is_said():
     kept.open(0)
     with pytest.raises(GenerationError, match=r"(?s)11.*10 ids"):
         kept.run([Work(0, np.arange(11, dtype=np.int32), "last")])
-    for wrong in (lambda: kept.fork(0, 0), lambda: kept.mark([0]), lambda: kept.rewind([0], [0])):
+    for wrong in (lambda: kept.fork(0, 0), lambda: kept.load(0, kept.save(0))):
         with pytest.raises(GenerationError, match="remembering"):
             wrong()
 

@@ -36,7 +36,9 @@ def desk(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/models.md", "docs/training.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/tour.md", "docs/models.md", "docs/training.md", "docs/generation.md"]
+)
 def test_every_command_runs(page: str, desk: Path) -> None:
     ran = 0
     for language, code in blocks(page):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import typer
 
+from temaki.cli.generate import BITS, CACHE, EXECUTOR, PROPOSE, THREADS
+
 
 def chat(
     model: str = typer.Argument(..., help="A model in any known format, or the name of one: smollm2."),
@@ -17,6 +19,12 @@ def chat(
     seed: int = typer.Option(0, help="Same seed, same answers."),
     context: int | None = typer.Option(None, help="Tokens remembered; else the model's own, up to 8192."),
     template: Path | None = typer.Option(None, help="A chat template (Jinja) for a model that brings none."),
+    propose: str | None = typer.Option(None, help=PROPOSE),
+    draft: int | None = typer.Option(None, min=1, help="Tokens of a draft, at most."),
+    executor: str = typer.Option("auto", help=EXECUTOR),
+    bits: int | None = typer.Option(None, help=BITS),
+    cache: str | None = typer.Option(None, help=CACHE),
+    threads: int | None = typer.Option(None, min=1, help=THREADS),
     json: bool = typer.Option(False, "--json", help="One JSON object an answer."),
 ) -> None:
     """Talk with a model: lines in, answers out as they come. /help says what else a line may be.
@@ -29,13 +37,17 @@ def chat(
 
     from temaki.base import config
     from temaki.cli import named
+    from temaki.cli.speakers import Speakers
     from temaki.cli.talk import Talk
     from temaki.formats import open as opener
     from temaki.generate.config import SamplingConfig
     from temaki.generate.conversation import Conversation
+    from temaki.generate.engine import Engine
     from temaki.generate.remembering import Remembering
     from temaki.study import asking
 
+    speakers = Speakers(executor=executor, bits=bits, cache=cache, threads=threads, propose=propose, draft=draft)
+    speakers.check()
     opened = opener.open(named.path(model))
     tokenizer, written = asking.tokenizer_of(opened), asking.template_of(opened, template)
     room = asking.context_of(opened, context)
@@ -49,12 +61,9 @@ def chat(
     said = ", ".join(f"{name} {value}" for name, value in table.items())
     print(f"{said}, seed {seed}, context {room}", file=sys.stderr)
 
-    from temaki.base import device as devices
-    from temaki.generate.torch_executor import TorchExecutor
-    from temaki.model.linear import lengthwise
-
-    executor = TorchExecutor(lengthwise(opened.model().to(devices.choose())), 1, room, spare=room)
-    talk = Talk(conversation, Remembering(executor), sampling, seed, json)
+    made, engine = speakers.open(opened, 1, room, spare=room)
+    remembering = Remembering(made)
+    talk = Talk(conversation, remembering, Engine(remembering, **engine), sampling, seed, json)
     if once is not None:
         if talk.answer(once).done == "cancelled":
             raise KeyboardInterrupt

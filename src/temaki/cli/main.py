@@ -19,9 +19,12 @@ from temaki.cli import (
     get,
     importing,
     inspect,
+    quantize,
     reference,
     report,
     runs,
+    score,
+    speed,
     suggest,
     tokenizer,
     train,
@@ -50,6 +53,9 @@ app.command("chat")(chat.chat)
 app.command("inspect")(inspect.inspect)
 app.command("import")(importing.importing)
 app.command("export")(export.export)
+app.command("quantize")(quantize.quantize)
+app.command("speed")(speed.speed)
+app.command("score")(score.score)
 app.command("get")(get.get)
 app.command("reference")(reference.reference)
 app.command("report")(report.report)

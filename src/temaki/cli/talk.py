@@ -1,5 +1,6 @@
 """The loop of `temaki chat`: lines in, answers out as they come. Ctrl-C stops an answer, a second one leaves."""
 
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -7,19 +8,24 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from temaki.base import config
 from temaki.base.errors import DataError, GenerationError, TemakiError
 from temaki.cli.said import say
-from temaki.generate.config import SamplingConfig
+from temaki.generate.config import SamplingConfig, checked
 from temaki.generate.conversation import Conversation
+from temaki.generate.engine import Engine
 from temaki.generate.remembering import Remembering
 from temaki.generate.text import Completion, Reply
 
 HELP = """/clear        forget the chat so far; the system text stays
 /system TEXT  set the system text; alone: the template's own
 /undo         take the last message and its answer back
+/save FILE    write the chat so far, as JSON; nothing is overwritten
+/settings     how answers are drawn; /settings temperature=0.5 top_k=40 changes it
 /help         this
 /exit         leave, as Ctrl-D does
 Ctrl-C stops an answer, a second one leaves. A line that begins with // is sent with one /."""
@@ -55,6 +61,8 @@ class Talk:
 
     conversation: Conversation
     executor: Remembering
+    engine: Engine
+    """Over it."""
     sampling: SamplingConfig
     seed: int
     as_json: bool = False
@@ -86,7 +94,7 @@ class Talk:
         before = self.executor.read
         with Stopping() as stopping:
             reply = Reply(
-                self.executor,
+                self.engine,
                 conversation.tokenizer,
                 ids,
                 replace(self.sampling, stop=stop),
@@ -152,6 +160,8 @@ class Talk:
             "/clear": self._clear,
             "/undo": self._undo,
             "/system": self._system,
+            "/save": self._save,
+            "/settings": self._settings,
         }
         if name == "/exit":
             return False
@@ -173,6 +183,30 @@ class Talk:
     def _system(self, text: str) -> str:
         self.conversation.system = text or None
         return "(system text set)" if text else "(the template's own system text)"
+
+    def _save(self, file: str) -> str:
+        if not file:
+            raise GenerationError("where to?", do="/save FILE")
+        content = {"messages": self.conversation.whole, "settings": config.mapping(self.sampling), "seed": self.seed}
+        try:
+            with Path(file).expanduser().open("x", encoding="utf-8") as opened:
+                json.dump(content, opened, ensure_ascii=False, indent=1)
+                opened.write("\n")
+        except FileExistsError:
+            raise DataError(f"{file} exists already; nothing was changed", do="choose another name") from None
+        except OSError as error:
+            raise DataError(f"{file} cannot be written: {error.strerror}") from None
+        return f"(saved to {file})"
+
+    def _settings(self, changes: str) -> str:
+        table = config.mapping(self.sampling)
+        if changes:
+            self.sampling = checked(
+                config.read(SamplingConfig, config.override(table, changes.split()), where="settings"),
+                self.executor.vocabulary,
+            )
+            table = config.mapping(self.sampling)
+        return ", ".join(f"{name} {value}" for name, value in table.items() if value != [])
 
 
 def _typed() -> str | None:

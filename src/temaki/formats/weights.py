@@ -118,6 +118,35 @@ class Weight:
         self.fill(out)
         return out
 
+    def blocks(self) -> list[tuple[Stored, ndarray | None]] | None:
+        """The stored matrices whose rows, one after the other, are ours: each with its row order, int64 (None: as is).
+
+        None where one of them is no matrix, or is changed otherwise than in the order of its rows.
+        """
+        found: list[tuple[Stored, ndarray | None]] = []
+        for stored, change in self.parts:
+            if len(stored.shape) != 2 or len(self.shape) != 2 or stored.shape[1] != self.shape[1]:
+                return None
+            order = None if change is SAME else _row_order(change, stored.shape[0])
+            if change is not SAME and order is None:
+                return None
+            found.append((stored, order))
+        return found if sum(stored.shape[0] for stored, _ in found) == self.shape[0] else None
+
+
+def _row_order(change: Change, count: int) -> ndarray | None:
+    """Which of `count` rows each row is after a change, seen on numbered rows of two; None if it does more than that.
+
+    >>> _row_order(interleaved(1), 6).tolist(), _row_order(PLUS_ONE, 6), _row_order(TRANSPOSED, 2)
+    ([0, 2, 4, 1, 3, 5], None, None)
+    """
+    numbered = np.arange(1, 2 * count + 1).reshape(count, 2)
+    turned = change.ours(numbered)
+    if turned.shape != numbered.shape or not np.array_equal(np.sort(turned[:, 0]), numbered[:, 0]):
+        return None
+    order = turned[:, 0].astype(np.int64) // 2
+    return order if np.array_equal(numbered[order], turned) else None
+
 
 def plain(array: ndarray) -> Weight:
     """A weight that is stored as it is."""

@@ -44,8 +44,16 @@ class Conversation:
     @property
     def messages(self) -> list[dict[str, Any]]:
         """What is rendered: the system text, if any, and the turns that are not forgotten."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, *self.turns[self.forgotten :]]
+        return [*self._told, *self.turns[self.forgotten :]]
+
+    @property
+    def whole(self) -> list[dict[str, Any]]:
+        """All that was said, what is forgotten too."""
+        return [*self._told, *self.turns]
+
+    @property
+    def _told(self) -> list[dict[str, Any]]:
+        return [] if self.system is None else [{"role": "system", "content": self.system}]
 
     def ask(self, text: str) -> None:
         """The user's next message."""

@@ -1,52 +1,31 @@
 """The engine: requests come and go between steps, and each step is one call of the executor.
 
-A prompt is read in chunks beside the answers that are already running; then it is forked into its branches,
-and each branch takes one id a step. Nothing here depends on who else is there: an id is drawn from its own
-row's logits at `keys.uniform(seed, "sample", branch, place)`. The engine speaks ids only; text is the
-business of `text`.
+A prompt is read in chunks beside the answers that are already running; then it is forked into its branches, and each
+branch takes an id a step, or several where a proposer drafted them. Nothing here depends on who else is there: an id is
+drawn from its own row's logits at `keys.uniform(seed, "sample", branch, place)`. The engine speaks ids only; text is
+the business of `text`.
+
+Who sits where: `seats`. What an answer takes from its logits: `branches`. A call that breaks: `reader`.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
-from numpy import ndarray
 
-from temaki.base import keys
 from temaki.base.errors import GenerationError
-from temaki.generate import sampling
-from temaki.generate.config import checked
-from temaki.generate.executor import Executor, Work
-from temaki.generate.request import Done, Event, Filter, LogProbs, Request, Row
+from temaki.generate.branches import Branch, Prompt, Said, Speaker
+from temaki.generate.checking import check, longest
+from temaki.generate.executor import Executor
+from temaki.generate.prefixes import Prefixes
+from temaki.generate.reader import Found, Reader, Task
+from temaki.generate.request import Event, Matcher, Request
+from temaki.generate.seats import Seats
+from temaki.generate.speculate import NONE, Acceptance, Draft, Proposer
+from temaki.generate.spoken import Spoken
 
 NOTHING = np.zeros(0, np.int32)
-
-
-@dataclass(eq=False)
-class _Prompt:
-    """A request that waits for slots (it has none), or whose prompt is being read in the first of them."""
-
-    number: int
-    request: Request
-    branches: list[int]
-    slots: list[int] = field(default_factory=list)
-    read: int = 0
-
-
-@dataclass(eq=False)
-class _Branch:
-    """An answer under way. The slot has read all ids but the newest."""
-
-    number: int
-    branch: int
-    slot: int
-    request: Request
-    filters: list[Filter]
-    ids: ndarray
-    """int32, room for the longest answer; the first `length` are there."""
-    length: int
-    prompt: int
 
 
 class Engine:
@@ -54,41 +33,70 @@ class Engine:
 
     chunk: prompt ids read in one step, over all requests; answers under way wait that long at most. Only of an executor
     that reads prompts whole may one prompt be longer.
+    proposer, draft: who drafts up to `draft` ids for each answer and step; they are verified in one pass. acceptance:
+    "exact" changes nothing in what is said, "typical" does (see `speculate`).
+    held: ids that all slots may hold together; None: as many as they have room for. See `seats`.
+    prefixes: bytes of a store of prefixes that were read, see `Prefixes`; 0: none. A prompt that is read in other parts
+    gives logits that differ in their last bits, where the executor's do.
+
+    An error of the executor ends the request that causes it (see `reader`). Any other exception, an interrupt too,
+    leaves the engine such that only `close` is right.
     """
 
-    def __init__(self, executor: Executor, chunk: int = 512):
-        if chunk < 1:
-            raise GenerationError("a chunk must hold at least one id", found=str(chunk))
+    def __init__(
+        self,
+        executor: Executor,
+        chunk: int = 512,
+        *,
+        proposer: Proposer | None = None,
+        draft: int = 4,
+        acceptance: Acceptance = "exact",
+        held: int | None = None,
+        prefixes: int = 0,
+    ):
+        for name, value, least in (
+            ("chunk", chunk, 1),
+            ("draft", draft, 1),
+            ("held", held, 1),
+            ("prefixes", prefixes, 0),
+        ):
+            if value is not None and value < least:
+                raise GenerationError(f"{name} is too small", found=str(value), allowed=f"{least} or more")
+        if acceptance not in get_args(Acceptance):
+            raise GenerationError("no such acceptance", found=acceptance, allowed=", ".join(get_args(Acceptance)))
         self.executor = executor
         self.chunk = chunk
-        self._free = list(range(executor.slots))
-        self._waiting: deque[_Prompt] = deque()
-        self._reading: list[_Prompt] = []
-        self._running: list[_Branch] = []
-        self._cancelled: list[Event] = []
+        self.proposer = proposer
+        self.draft = draft
+        self.spoken = Spoken()
+        self.prefixes = Prefixes(0 if executor.whole else prefixes)
+        self.seats = Seats(executor, self.prefixes, held, proposer, draft)
+        self._reader = Reader(executor, chunk)
+        self._speaker = Speaker(executor.vocabulary, acceptance)
+        self._events: list[Event] = []
         self._count = 0
 
     @property
     def free(self) -> int:
         """Slots that nobody sits in."""
-        return len(self._free)
+        return len(self.seats.free)
 
     @property
     def idle(self) -> bool:
         """Nothing to do: `step` would give []."""
-        return not (self._waiting or self._reading or self._running or self._cancelled)
+        return self.seats.empty and not self._events
 
     def submit(self, request: Request) -> int:
         """Queue a request; its number stands in its events. Requests get slots in the order they came.
 
         Raises GenerationError for one that can never be served, ConfigError for settings out of range.
         """
-        self._check(request)
+        check(request, self.executor, self.seats.held)
         request = replace(request, ids=np.array(request.ids, np.int32))
         number = self._count
         self._count += 1
         branches = list(range(request.first, request.first + request.branches))
-        self._waiting.append(_Prompt(number, request, branches))
+        self.seats.waiting.append(Prompt(number, request, branches))
         return number
 
     def cancel(self, request: int, branch: int | None = None) -> None:
@@ -99,164 +107,152 @@ class Engine:
         """
         if not 0 <= request < self._count:
             raise GenerationError(f"there is no request {request}", found=f"{self._count} requests so far")
-        for prompt in [each for each in (*self._waiting, *self._reading) if each.number == request]:
+        for prompt in [each for each in self.seats.prompts() if each.number == request]:
             for gone in [each for each in prompt.branches if branch in (None, each)]:
-                self._leave(prompt, gone)
-        for each in [each for each in self._running if each.number == request]:
+                self.seats.drop(prompt, gone)
+                self._events.append(Event(request, gone, NOTHING, done="cancelled"))
+        for each in [each for each in self.seats.answers() if each.number == request]:
             if branch in (None, each.branch):
-                self._running.remove(each)
-                self._close(each.slot)
-                self._cancelled.append(Event(request, each.branch, NOTHING, done="cancelled"))
+                self.seats.leave(each)
+                self._events.append(Event(request, each.branch, NOTHING, done="cancelled"))
 
     def close(self) -> None:
         """Cancel everything, silently: all slots are free."""
-        for number in {each.number for each in (*self._waiting, *self._reading, *self._running)}:
+        for number in {each.number for each in (*self.seats.prompts(), *self.seats.answers())}:
             self.cancel(number)
-        self._cancelled.clear()
+        self._events.clear()
 
     def step(self) -> list[Event]:
         """Run the executor once and draw: an event for every branch that runs or is read; [] only if idle."""
-        events, self._cancelled = self._cancelled, []
-        self._admit()
-        running, parts = list(self._running), self._parts()
-        work = [Work(each.slot, each.ids[each.length - 1 : each.length], "last") for each in running]
-        for prompt, stop in parts:
-            whole = stop == len(prompt.request.ids)
-            ids = prompt.request.ids[prompt.read : stop]
-            work.append(Work(prompt.slots[0], ids, "last" if whole else "none"))
-        if not work:
-            return events
-        logits = iter(self.executor.run(work).logits)
-        events += [self._take(each, next(logits)) for each in running]
+        self.seats.admit()
+        parts = self.seats.fit(self.chunk)
+        running = list(self.seats.running)
+        drafts = self._drafts(running)
+        tasks = [_answering(each, draft) for each, draft in zip(running, drafts, strict=True)]
+        tasks += [_reading(prompt, stop) for prompt, stop in parts]
+        if tasks:
+            hidden = self.proposer is not None and self.proposer.hidden
+            found = self._reader.run(tasks, hidden)
+            self._go_on(running, drafts, found[: len(running)])
+            self._read_on(parts, found[len(running) :])
+        events, self._events = self._events, []
+        return events
+
+    def _drafts(self, running: Sequence[Branch]) -> list[Draft]:
+        """What the proposer proposes, cut so that no answer grows too long.
+
+        Raises GenerationError for an id that the model does not know.
+        """
+        if self.proposer is None or not running:
+            return [NONE] * len(running)
+        drafts = self.proposer.propose([each.row for each in running], self.draft)
+        return [self._cut(draft, each.rest - 1) for each, draft in zip(running, drafts, strict=True)]
+
+    def _cut(self, draft: Draft, most: int) -> Draft:
+        ids, q = draft.ids, draft.probabilities
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.executor.vocabulary:
+            raise GenerationError(
+                "the proposer drafts ids that the model does not know; is it of the same vocabulary?",
+                found=f"{ids.min()} to {ids.max()}",
+                allowed=f"0 to {self.executor.vocabulary - 1}",
+            )
+        most = min(most, self.draft)
+        return draft if len(ids) <= most else Draft(ids[:most], None if q is None else q[:most])
+
+    def _go_on(self, running: Sequence[Branch], drafts: Sequence[Draft], found: Sequence[Found | str]) -> None:
+        """Every running answer takes its ids; what was drafted in vain is taken back."""
+        stay: list[tuple[Branch, int]] = []
+        back: list[tuple[int, int]] = []
+        for each, draft, answer in zip(running, drafts, found, strict=True):
+            if isinstance(answer, str):
+                self._say(each, Said([], 0, None, "error", answer))
+                continue
+            draft = draft if len(answer.logits) > 1 else NONE  # one that broke the executor was left out
+            said = self._speaker.say(each, answer.logits, draft)
+            self.spoken.count(drafted=len(draft.ids), accepted=said.kept, ids=len(said.ids))
+            self._say(each, said)
+            if said.done is None:
+                stay.append((each, said.kept))
+                each.hidden = None if answer.hidden is None else answer.hidden[said.kept].copy()
+                if len(draft.ids):
+                    back.append((each.slot, 1 + said.kept))
+        if back:
+            self.executor.rewind([slot for slot, _ in back], [keep for _, keep in back])
+        if self.proposer is not None and stay:
+            self.proposer.settle([each.slot for each, _ in stay], [kept for _, kept in stay])
+
+    def _read_on(self, parts: Sequence[tuple[Prompt, int]], found: Sequence[Found | str]) -> None:
+        """Prompts have read their part; those that are whole become answers."""
         for prompt, stop in parts:
             prompt.read = stop
+        for (prompt, stop), answer in zip(parts, found, strict=True):
+            if isinstance(answer, str):
+                self._fail(prompt, answer)
+                continue
+            self._keep(prompt)
             if stop == len(prompt.request.ids):
-                events += self._start(prompt, next(logits))
+                self._start(prompt, answer)
             else:
-                events += [Event(prompt.number, branch, NOTHING) for branch in prompt.branches]
-        return events
+                self._events += [Event(prompt.number, branch, NOTHING) for branch in prompt.branches]
 
-    def _check(self, request: Request) -> None:
-        settings, executor = checked(request.sampling), self.executor
-        ids = np.asarray(request.ids)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise GenerationError("a prompt is a flat row of integers", found=f"{ids.dtype} {list(ids.shape)}")
-        if not len(ids):
-            raise GenerationError("a prompt of no ids", do="begin with the id that starts a document, as `text` does")
-        if len(ids) > executor.room:
-            raise GenerationError(
-                "the prompt is longer than a slot's room",
-                found=f"{len(ids)} ids",
-                allowed=f"{executor.room} ids",
-                do="shorten the prompt or make an executor with more room",
-            )
-        if not 0 <= ids.min() <= ids.max() < executor.vocabulary:
-            strange = ids[(ids < 0) | (ids >= executor.vocabulary)]
-            raise GenerationError(
-                "the prompt holds an id that the model does not know; is this its tokenizer?",
-                found=str(strange[0]),
-                allowed=f"0 to {executor.vocabulary - 1}",
-            )
-        if not 1 <= request.branches <= executor.slots:
-            raise GenerationError(
-                "a branch takes a slot",
-                found=f"{request.branches} branches",
-                allowed=f"1 to {executor.slots}",
-            )
-        if request.logprobs is not None and not 0 <= request.logprobs <= executor.vocabulary:
-            raise GenerationError(
-                "too many log-probabilities",
-                found=str(request.logprobs),
-                allowed=f"0 to {executor.vocabulary}",
-            )
-        if settings.stop:
-            raise GenerationError("the engine speaks ids and cannot see stop strings", do="use generate/text")
+    def _keep(self, prompt: Prompt) -> None:
+        """Store what was read, where it is worth it."""
+        request, ids = prompt.request, prompt.request.ids[: prompt.read]
+        ends = self.prefixes.worth(prompt.read) and prompt.read in (len(request.ids), request.shared)
+        if ends and not self.prefixes.holds(request.adapter, ids):
+            self.prefixes.keep(request.adapter, ids, self.executor.save(prompt.slots[0]))
 
-    def _admit(self) -> None:
-        """Give slots to those who wait, first come first served: nobody overtakes, so nobody starves."""
-        while self._waiting and len(self._waiting[0].branches) <= len(self._free):
-            prompt = self._waiting.popleft()
-            prompt.slots = [self._free.pop(0) for _ in prompt.branches]
-            self.executor.open(prompt.slots[0])
-            self._reading.append(prompt)
-
-    def _parts(self) -> list[tuple[_Prompt, int]]:
-        """(prompt, where to stop reading) for the prompts that share this step's chunk, in order."""
-        found, left = [], self.chunk
-        for prompt in self._reading:
-            rest = len(prompt.request.ids) - prompt.read
-            count = rest if self.executor.whole else min(rest, left)
-            if not count or (found and count > left):
-                break
-            found.append((prompt, prompt.read + count))
-            left -= count
-        return found
-
-    def _start(self, prompt: _Prompt, logits: ndarray) -> list[Event]:
+    def _start(self, prompt: Prompt, answer: Found) -> None:
         """The prompt is read: fork it, and let every branch draw its first id from the same logits."""
-        self._reading.remove(prompt)
-        request, length = prompt.request, len(prompt.request.ids)
-        for slot in prompt.slots[1:]:
-            self.executor.fork(prompt.slots[0], slot)
-        events = []
-        for branch, slot in zip(prompt.branches, prompt.slots, strict=True):
-            longest = min(length + request.sampling.max_tokens, self.executor.room + 1)
-            ids = np.zeros(longest, np.int32)
-            ids[:length] = request.ids
-            chain = sampling.filters(request.sampling)
-            each = _Branch(prompt.number, branch, slot, request, chain, ids, length, length)
-            self._running.append(each)
-            events.append(self._take(each, logits))
-        return events
-
-    def _take(self, each: _Branch, logits: ndarray) -> Event:
-        """Draw a branch's next id from logits [V]; what cannot be drawn from ends this branch alone."""
         try:
-            found = self._draw(each, logits)
+            matchers = _matchers(prompt)
         except GenerationError as error:
-            return self._event(each, [], None, "error", str(error))
-        if found in each.request.sampling.stop_ids:
-            return self._event(each, [], None, "stop")
-        each.ids[each.length] = found
-        each.length += 1
-        logprobs = None if each.request.logprobs is None else _logprobs(logits, found, each.request.logprobs)
-        return self._event(each, [found], logprobs, "length" if each.length == len(each.ids) else None)
+            self._fail(prompt, str(error))
+            return
+        length = len(prompt.request.ids)
+        hidden = None if answer.hidden is None else answer.hidden[0].copy()
+        branches = []
+        for branch, matcher in zip(prompt.branches, matchers, strict=True):
+            ids = np.zeros(longest(prompt.request, self.executor.room), np.int32)
+            ids[:length] = prompt.request.ids
+            branches.append(Branch(prompt.number, branch, [], prompt.request, matcher, ids, length, hidden))
+        self.seats.fork(prompt, branches)
+        for each in branches:
+            over = each.matcher is not None and each.matcher.done
+            self._say(each, Said([], 0, None, "stop") if over else self._speaker.say(each, answer.logits))
 
-    def _draw(self, each: _Branch, logits: ndarray) -> int:
-        sampling.check(logits)
-        row = Row(each.slot, each.ids[: each.length], each.prompt, each.request)
-        for filtered in each.filters:
-            logits = filtered(logits, row)
-        return sampling.draw(logits, keys.uniform(each.request.seed, "sample", each.branch, each.length))
+    def _say(self, each: Branch, said: Said) -> None:
+        if said.done is not None:
+            self.seats.leave(each)
+        ids = np.array(said.ids, np.int32)
+        self._events.append(Event(each.number, each.branch, ids, said.logprobs, said.done, said.error))
 
-    def _event(
-        self,
-        each: _Branch,
-        ids: Sequence[int],
-        logprobs: LogProbs | None,
-        done: Done | None,
-        error: str | None = None,
-    ) -> Event:
-        if done is not None:
-            self._running.remove(each)
-            self._close(each.slot)
-        return Event(each.number, each.branch, np.asarray(ids, np.int32), logprobs, done, error)
-
-    def _leave(self, prompt: _Prompt, branch: int) -> None:
-        """A branch goes before its prompt is read; the first slot, which reads, goes with the last branch."""
-        prompt.branches.remove(branch)
-        if prompt.slots:
-            self._close(prompt.slots.pop())
-        if not prompt.branches:
-            (self._reading if prompt in self._reading else self._waiting).remove(prompt)
-        self._cancelled.append(Event(prompt.number, branch, NOTHING, done="cancelled"))
-
-    def _close(self, slot: int) -> None:
-        self.executor.close(slot)
-        self._free.append(slot)
+    def _fail(self, prompt: Prompt, error: str) -> None:
+        """A prompt that cannot be read ends with all its branches."""
+        self.seats.leave(prompt)
+        self._events += [Event(prompt.number, each, NOTHING, done="error", error=error) for each in prompt.branches]
 
 
-def _logprobs(logits: ndarray, drawn: int, count: int) -> LogProbs:
-    found = sampling.log_probabilities(logits)
-    ids = sampling.best(found, count)
-    return LogProbs(found[[drawn]], ids[None], found[ids][None])
+def _answering(each: Branch, draft: Draft) -> Task:
+    """Read the newest id and what was drafted behind it."""
+    prompt, adapter = len(each.request.ids), each.request.adapter
+    before, newest = each.ids[: each.length - 1], each.ids[each.length - 1 : each.length]
+    if not len(draft.ids):
+        return Task(each.slot, before, newest, "last", prompt, adapter)
+    return Task(each.slot, before, np.concatenate([newest, draft.ids.astype(np.int32)]), "all", prompt, adapter)
+
+
+def _reading(prompt: Prompt, stop: int) -> Task:
+    """Read a part of a prompt."""
+    ids = prompt.request.ids
+    want = "last" if stop == len(ids) else "none"
+    return Task(prompt.slots[0], ids[: prompt.read], ids[prompt.read : stop], want, len(ids), prompt.request.adapter)
+
+
+def _matchers(prompt: Prompt) -> list[Matcher | None]:
+    """One for each branch. Raises GenerationError for a constraint that cannot be."""
+    wanted = prompt.request.healing if prompt.request.constraint is None else prompt.request.constraint
+    if wanted is None:
+        return [None] * len(prompt.branches)
+    first = wanted.matcher()
+    return [first, *(first.copy() for _ in prompt.branches[1:])]

@@ -41,6 +41,12 @@ class Saved:
     length: int
     """Ids read."""
     content: Mapping[str, Any]
+    """Arrays or tensors by name."""
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory."""
+        return sum(each.nbytes for each in self.content.values())
 
 
 class Executor(Protocol):
@@ -80,7 +86,7 @@ class Executor(Protocol):
         ...
 
     def load(self, slot: int, saved: Saved) -> None:
-        """The inverse of `save`, bit for bit."""
+        """The inverse of `save`, bit for bit, in a slot that is closed: it is open then."""
         ...
 
     def close(self, slot: int) -> None:

@@ -2,7 +2,8 @@
 
 The engine forgets a slot when an answer ends. Here forgetting is put off: what the slot has read is remembered, the
 next prompt's ids that agree with it are not read again, and the rest is taken back by `rewind`, where the slot was
-marked early enough, else all is read anew.
+marked early enough, else all is read anew. A draft that is taken back moves the mark; so before the first draft of an
+answer the slot is saved, and whoever wants to go back behind the mark begins there.
 """
 
 from collections.abc import Sequence
@@ -32,12 +33,19 @@ class Remembering:
         """How many of them the request under way agrees with."""
         self._marked: int | None = None
         """The length up to which the inner slot can go back; None: it is closed."""
+        self._drafted: int | None = None
+        """Where the draft under way begins."""
+        self._fresh = True
+        """The request under way has had no draft yet."""
+        self._saved: Saved | None = None
+        """The slot before the first draft of the latest answer that had one."""
 
     def open(self, slot: int, source: ndarray | None = None) -> None:
         """Begin a request: nothing is read yet. Raises GenerationError for source ids, which are not remembered."""
         if source is not None:
             raise GenerationError("a remembering executor reads no source", found=f"{len(source)} ids")
         self._at = 0
+        self._fresh = True
         if self.whole:  # what was read saw its own prompt both ways, so it says nothing of a longer one
             self.forget()
         if self._marked is None:
@@ -73,13 +81,20 @@ class Remembering:
         if self._marked is not None:
             self.inner.close(0)
         self._held = self._at = 0
-        self._marked = None
+        self._marked = self._saved = None
 
     def mark(self, slots: Sequence[int]) -> None:
-        raise GenerationError("a remembering executor marks for itself")
+        """A draft begins."""
+        assert self._at == self._held, "a draft goes on from the newest id"
+        if self._fresh:
+            self._saved, self._fresh = self.inner.save(0), False
+        self._drafted = self._held
 
     def rewind(self, slots: Sequence[int], keep: Sequence[int]) -> None:
-        raise GenerationError("a remembering executor rewinds by itself")
+        """All but the first keep[0] ids of the draft are taken back."""
+        assert self._drafted is not None, "the slot is not marked"
+        self._back_to(self._drafted + keep[0])
+        self._at, self._drafted = self._held, None
 
     def fork(self, source: int, target: int) -> None:
         raise GenerationError("a remembering executor has one slot")
@@ -101,10 +116,15 @@ class Remembering:
             self._held = self._marked = length
             return self._ids[:0]
         self.inner.close(0)
-        self.inner.open(0)
+        start = 0
+        if self._saved is not None and self._saved.length <= length:
+            self.inner.load(0, self._saved)
+            start = self._saved.length
+        else:
+            self.inner.open(0)
         self.inner.mark([0])
-        self._held = self._marked = 0
-        return self._ids[:length].copy()
+        self._held = self._marked = start
+        return self._ids[start:length].copy()
 
     def _read(self, ids: ndarray, each: Work, hidden: bool) -> Answer:
         try:

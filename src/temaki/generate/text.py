@@ -1,18 +1,27 @@
 """Text in, text out: prompts become ids, ids become text as they come, stop strings end an answer unseen."""
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy import ndarray
 
-from temaki.base.errors import GenerationError, TokenizerError
+from temaki.base.errors import GenerationError
+from temaki.generate import constrain
 from temaki.generate.config import SamplingConfig, checked
+from temaki.generate.constrain import Shape
 from temaki.generate.engine import Engine
 from temaki.generate.executor import Executor
-from temaki.generate.request import Done, Event, LogProbs, Request
-from temaki.tokens.tokenizer import END_OF_TEXT, TextStream, Tokenizer
+from temaki.generate.heal import Beyond, Retreat, retreat
+from temaki.generate.request import Constraint, Request
+from temaki.generate.writing import Completion as Completion
+from temaki.generate.writing import Holdback as Holdback
+from temaki.generate.writing import Writer
+from temaki.tokens.tokenizer import END_OF_TEXT, Tokenizer
+
+Writers = dict[tuple[int, int], Writer]
 
 
 @dataclass(frozen=True)
@@ -42,22 +51,6 @@ def ends_of(tokenizer: Tokenizer) -> Ends:
     return Ends(both, both)
 
 
-@dataclass(frozen=True)
-class Completion:
-    """What followed a prompt."""
-
-    index: int
-    """Which prompt."""
-    branch: int
-    text: str
-    """Without the prompt, and without what stopped it."""
-    ids: ndarray
-    """int32 [n]: the ids drawn, those that spelled a stop string included."""
-    done: Done
-    error: str | None = None
-    logprobs: LogProbs | None = None
-
-
 def prompt_ids(tokenizer: Tokenizer, prompt: str, ends: Ends | None = None) -> ndarray:
     """int32 [n]: the ids in front (None: those of `ends_of`), then those of the text, which cannot spell a special
     token; where both are empty, `ends.empty`.
@@ -78,8 +71,49 @@ def room(tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig,
     return max((len(prompt_ids(tokenizer, each, ends)) for each in prompts), default=0) + sampling.max_tokens
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How prompts are asked, beside the settings of the draw."""
+
+    seed: int = 0
+    branches: int = 1
+    """Answers to each prompt."""
+    logprobs: int | None = None
+    """None: no log-probabilities; 0: those of the ids drawn; K: also the K best at each place."""
+    ends: Ends | None = None
+    """What is put in front of each prompt, so that the empty prompt is a document's start, and what ends an answer when
+    it is drawn; neither is returned. None: those of `ends_of`."""
+    constraint: Shape | None = None
+    """What answers must look like; it says itself where they end, so stop strings are refused beside it."""
+    heal: int | None = None
+    """Tokens to step back from the end of each prompt, see `heal`; None: none. Not beside a constraint."""
+    cut: Literal["left"] | None = None
+    """A prompt that leaves no room for its longest answer: left: its beginning is left out, behind `ends.front`."""
+
+
+PLAIN = Asking()
+
+
+def ended(
+    executor: Executor | Engine,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: SamplingConfig | None = None,
+    asking: Asking = PLAIN,
+) -> Iterator[Completion]:
+    """Continue every prompt, `branches` times each: every answer as it ends. Leaving the loop early frees the executor.
+
+    An answer is a function of (prompt, settings, seed, branch): the other prompts do not matter, and equal
+    prompts get equal answers. An answer that breaks on the way has done="error"; the others go on.
+    An engine that was made elsewhere (with a proposer, say) is used as it is; else one is made over the executor.
+    Raises GenerationError for a prompt that cannot be served, ConfigError for settings out of range.
+    """
+    engine, writers = _submit(executor, tokenizer, _rows(tokenizer, prompts, asking), sampling, asking)
+    return _ended(engine, writers)
+
+
 def complete(
-    executor: Executor,
+    executor: Executor | Engine,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     sampling: SamplingConfig | None = None,
@@ -88,30 +122,24 @@ def complete(
     branches: int = 1,
     logprobs: int | None = None,
     ends: Ends | None = None,
+    asking: Asking = PLAIN,
 ) -> list[Completion]:
-    """Continue every prompt, `branches` times each; sorted by prompt and branch.
-
-    An answer is a function of (prompt, settings, seed, branch): the other prompts do not matter, and equal
-    prompts get equal answers. `ends` (None: those of `ends_of`) says what is put in front of each prompt, so that the
-    empty prompt is a document's start, and what ends an answer when it is drawn; neither is returned. An answer that
-    breaks on the way has done="error"; the others go on.
-    Raises GenerationError for a prompt that cannot be served, ConfigError for settings out of range.
-    """
-    rows, ends = _rows(tokenizer, prompts, ends)
-    engine, writers = _submit(executor, tokenizer, rows, sampling, seed, ends, branches, logprobs)
-    for _ in _write(engine, writers):
-        pass
-    return [each.completion() for each in writers.values()]
+    """`ended`, sorted by prompt and branch; all of `asking`, or the plain ones given by name."""
+    if asking is PLAIN:
+        asking = Asking(seed=seed, branches=branches, logprobs=logprobs, ends=ends)
+    found = ended(executor, tokenizer, prompts, sampling, asking)
+    return sorted(found, key=lambda each: (each.index, each.branch))
 
 
 def stream(
-    executor: Executor,
+    executor: Executor | Engine,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     sampling: SamplingConfig | None = None,
     *,
     seed: int = 0,
     ends: Ends | None = None,
+    asking: Asking = PLAIN,
 ) -> Iterator[tuple[int, str]]:
     """Continue every prompt: (its index, more text), as it comes; never half a character, never a stop
     string.
@@ -119,8 +147,8 @@ def stream(
     The same answers as `complete`. Leaving the loop early frees the executor. Raises GenerationError as
     `complete` does; for an answer that breaks on the way, when all the others are at their end.
     """
-    rows, ends = _rows(tokenizer, prompts, ends)
-    engine, writers = _submit(executor, tokenizer, rows, sampling, seed, ends)
+    asking = Asking(seed=seed, ends=ends) if asking is PLAIN else asking
+    engine, writers = _submit(executor, tokenizer, _rows(tokenizer, prompts, asking), sampling, asking)
     return _texts(engine, writers)
 
 
@@ -133,16 +161,17 @@ class Reply:
 
     def __init__(
         self,
-        executor: Executor,
+        executor: Executor | Engine,
         tokenizer: Tokenizer,
         ids: ndarray,
         sampling: SamplingConfig | None = None,
         *,
         seed: int = 0,
         ends: Ends | None = None,
+        asking: Asking = PLAIN,
     ):
-        ends = ends_of(tokenizer) if ends is None else ends
-        self._engine, self._writers = _submit(executor, tokenizer, [ids], sampling, seed, ends)
+        asking = Asking(seed=seed, ends=ends) if asking is PLAIN else asking
+        self._engine, self._writers = _submit(executor, tokenizer, [np.asarray(ids)], sampling, asking)
 
     def __iter__(self) -> Generator[str, None, None]:
         (writer,) = self._writers.values()
@@ -156,133 +185,161 @@ class Reply:
     def completion(self) -> Completion:
         """What was said, all of it or up to where the loop was left."""
         (writer,) = self._writers.values()
-        if writer.done is None:
-            writer.done = "cancelled"
+        writer.cancel()
         return writer.completion()
 
 
-class Holdback:
-    """Lets text through as far as no stop string can lie in it, and ends at the first one that is complete.
-
-    Of two that are complete at the same place, the one that began earlier counts. How the text is cut into
-    pieces does not change what comes out.
-
-    >>> hold = Holdback(["END"])
-    >>> hold.push("the E"), hold.push("A EN"), hold.push("D of it"), hold.stopped
-    ('the ', 'EA ', '', True)
-    """
-
-    def __init__(self, stops: Sequence[str]):
-        self.stops = stops
-        self.stopped = False
-        self._held = ""
-
-    def push(self, text: str) -> str:
-        """More text in; what is certain by now out."""
-        if self.stopped:
-            return ""
-        text = self._held + text
-        found = [(text.find(stop) + len(stop), -len(stop)) for stop in self.stops if stop in text]
-        if found:
-            self.stopped, self._held = True, ""
-            end, length = min(found)
-            return text[: end + length]
-        cut = len(text) - self._open(text)
-        self._held = text[cut:]
-        return text[:cut]
-
-    def close(self) -> str:
-        """The text has ended: what was held is certain now."""
-        held, self._held = self._held, ""
-        return held
-
-    def _open(self, text: str) -> int:
-        """How many characters at the end of `text` may begin a stop string."""
-        longest = max((len(stop) for stop in self.stops), default=1) - 1
-        for count in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-count:]) for stop in self.stops):
-                return count
-        return 0
-
-
-@dataclass(eq=False)
-class _Writer:
-    """One answer as text."""
-
-    index: int
-    branch: int
-    known: int
-    """Ids that the tokenizer has; a model may have more."""
-    decoder: TextStream
-    hold: Holdback
-    texts: list[str] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    done: Done | None = None
-    error: str | None = None
-
-    def take(self, event: Event) -> str:
-        """The text that an event makes certain."""
-        self.events.append(event)
-        self.done, self.error = event.done, event.error
-        try:
-            said = (int(each) for each in event.ids if each < self.known)  # padding of the vocabulary has no text
-            text = self.hold.push("".join(self.decoder.push(each) for each in said))
-        except TokenizerError as error:
-            self.done, self.error = "error", str(error)
-            text = ""
-        if self.done is not None:
-            text += self.hold.push(self.decoder.close()) + self.hold.close()
-        if self.hold.stopped:
-            self.done = "stop"
-        self.texts.append(text)
-        return text
-
-    def completion(self) -> Completion:
-        assert self.done is not None, "the answer is still under way"
-        ids = np.concatenate([np.zeros(0, np.int32), *(each.ids for each in self.events)])
-        logprobs = [each.logprobs for each in self.events if each.logprobs is not None]
-        return Completion(self.index, self.branch, "".join(self.texts), ids, self.done, self.error, _joined(logprobs))
-
-
-def _rows(tokenizer: Tokenizer, prompts: Sequence[str], ends: Ends | None) -> tuple[list[ndarray], Ends]:
-    """The ids of every prompt, and what ends an answer."""
+def _rows(tokenizer: Tokenizer, prompts: Sequence[str], asking: Asking) -> list[ndarray]:
+    """The ids of every prompt."""
     if isinstance(prompts, str):
         raise GenerationError("prompts are a sequence of texts", found="one text", do="write [prompt]")
     if not prompts:
-        return [], Ends()
-    ends = ends_of(tokenizer) if ends is None else ends
-    return [prompt_ids(tokenizer, each, ends) for each in prompts], ends
+        return []
+    ends = ends_of(tokenizer) if asking.ends is None else asking.ends
+    return [prompt_ids(tokenizer, each, ends) for each in prompts]
 
 
-def _submit(
+def prepared(
+    executor: Executor, tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig | None, asking: Asking
+) -> list[tuple[Request, list[Writer]]]:
+    """What an engine or a search is to be asked for each prompt, and a writer for each branch of the answer.
+
+    Raises GenerationError for a prompt that cannot be served, ConfigError for settings out of range.
+    """
+    return _prepared(executor, tokenizer, _rows(tokenizer, prompts, asking), sampling, asking)
+
+
+def _prepared(
     executor: Executor,
     tokenizer: Tokenizer,
     rows: Sequence[ndarray],
     sampling: SamplingConfig | None,
-    seed: int,
-    ends: Ends,
-    branches: int = 1,
-    logprobs: int | None = None,
-) -> tuple[Engine, dict[tuple[int, int], _Writer]]:
-    """An engine with all prompts queued, and a writer for each (request, branch). No slot is taken yet."""
+    asking: Asking,
+) -> list[tuple[Request, list[Writer]]]:
     settings = checked(SamplingConfig() if sampling is None else sampling)
-    changes = {**vars(settings), "stop": (), "stop_ids": (*settings.stop_ids, *ends.stop)}
-    engine, writers = Engine(executor), {}
+    if not rows:
+        return []
+    ends = ends_of(tokenizer) if asking.ends is None else asking.ends
+    settings, stops = replace(settings, stop=(), stop_ids=(*settings.stop_ids, *ends.stop)), settings.stop
+    constraint = _constraint(executor, tokenizer, settings, stops, asking)
+    found = []
     for index, ids in enumerate(rows):
-        request = Request(ids=ids, sampling=SamplingConfig(**changes), seed=seed, branches=branches, logprobs=logprobs)
-        try:
-            number = engine.submit(request)
-        except GenerationError as error:
-            what = error.what if len(rows) == 1 else f"prompt {index}: {error.what}"
-            raise GenerationError(what, found=error.found, allowed=error.allowed, do=error.do) from None
-        for branch in range(branches):
-            writers[number, branch] = _Writer(
-                index, branch, tokenizer.size, tokenizer.stream().behind(ids), Holdback(settings.stop)
+        with _of_prompt(index, len(rows)):
+            left, left_out = _shortened(ids, executor.room - settings.max_tokens, len(ends.front), asking)
+            back = _stepped_back(tokenizer, left, asking, executor.vocabulary)
+        writers = [
+            Writer(
+                index,
+                branch,
+                tokenizer.size,
+                Beyond(tokenizer, back.rest) if back.rest else tokenizer.stream().behind(left),
+                Holdback(stops),
+                settings.max_tokens,
+                len(back.rest),
+                tokenizer.tokens if back.rest else (),
+                left_out,
             )
-    return engine, writers
+            for branch in range(asking.branches)
+        ]
+        found.append((_request(back, settings, constraint, asking), writers))
+    return found
 
 
-def _write(engine: Engine, writers: dict[tuple[int, int], _Writer]) -> Generator[tuple[_Writer, str], None, None]:
+def _submit(
+    executor: Executor | Engine,
+    tokenizer: Tokenizer,
+    rows: Sequence[ndarray],
+    sampling: SamplingConfig | None,
+    asking: Asking,
+) -> tuple[Engine, Writers]:
+    """An engine with all prompts queued, and a writer for each (request, branch). No slot is taken yet."""
+    engine = executor if isinstance(executor, Engine) else Engine(executor)
+    return engine, _submitted(engine, _prepared(engine.executor, tokenizer, rows, sampling, asking))
+
+
+def _submitted(engine: Engine, asked: Sequence[tuple[Request, Sequence[Writer]]]) -> Writers:
+    writers: Writers = {}
+    for index, (request, each) in enumerate(asked):
+        try:
+            with _of_prompt(index, len(asked)):
+                number = engine.submit(request)
+        except GenerationError:
+            engine.close()
+            raise
+        writers |= {(number, writer.branch): writer for writer in each}
+    return writers
+
+
+@contextmanager
+def _of_prompt(index: int, count: int) -> Generator[None]:
+    """Errors say which prompt of several they mean."""
+    try:
+        yield
+    except GenerationError as error:
+        if count == 1:
+            raise
+        what = f"prompt {index}: {error.what}"
+        raise GenerationError(what, found=error.found, allowed=error.allowed, do=error.do) from None
+
+
+def _constraint(
+    executor: Executor, tokenizer: Tokenizer, settings: SamplingConfig, stops: Sequence[str], asking: Asking
+) -> Constraint | None:
+    """What all answers must look like, over this tokenizer."""
+    if asking.constraint is None:
+        return None
+    if stops:
+        raise GenerationError("a constraint says itself where an answer ends", found=f"stop {list(stops)}")
+    stop_ids = tuple(sorted(set(settings.stop_ids)))
+    words = constrain.vocabulary(tokenizer, executor.vocabulary, stop_ids)
+    return words.constraint(asking.constraint)
+
+
+def _shortened(ids: ndarray, most: int, front: int, asking: Asking) -> tuple[ndarray, int]:
+    """A prompt of at most so many ids, where that is wanted, and how many were left out."""
+    if asking.cut is None or len(ids) <= most:
+        return ids, 0
+    if most <= front:
+        raise GenerationError(
+            "the longest answer leaves no room for a prompt",
+            found=f"{most} ids left",
+            allowed=f"more than {front}",
+            do="lower max_tokens",
+        )
+    return np.concatenate([ids[:front], ids[len(ids) - most + front :]]), len(ids) - most
+
+
+def _stepped_back(tokenizer: Tokenizer, ids: ndarray, asking: Asking, size: int) -> Retreat:
+    if asking.heal is None:
+        return Retreat(ids, b"", 0, None)
+    if asking.constraint is not None:
+        raise GenerationError("an answer is healed or constrained, not both", do="leave one of them out")
+    return retreat(tokenizer, ids, asking.heal, size)
+
+
+def _request(found: Retreat, settings: SamplingConfig, constraint: Constraint | None, asking: Asking) -> Request:
+    """What the engine is asked; ids that only spell the prompt's end again are not counted."""
+    more, least = settings.max_tokens + found.removed, settings.min_tokens
+    return Request(
+        ids=found.ids,
+        sampling=replace(settings, max_tokens=more, min_tokens=least + found.removed if least else 0),
+        seed=asking.seed,
+        branches=asking.branches,
+        logprobs=asking.logprobs,
+        constraint=constraint,
+        healing=found.healing,
+    )
+
+
+def written(
+    engine: Engine, asked: Sequence[tuple[Request, Sequence[Writer]]]
+) -> Generator[tuple[Writer, str], None, None]:
+    """Run an engine over what `prepared` gave: each writer as it gets certain of more text; a step that completes no
+    letter gives "". All slots are free afterwards."""
+    return _write(engine, _submitted(engine, asked))
+
+
+def _write(engine: Engine, writers: Writers) -> Generator[tuple[Writer, str], None, None]:
     """Run the engine to the end: each writer as it gets certain of more text. All slots are free
     afterwards."""
     try:
@@ -299,7 +356,14 @@ def _write(engine: Engine, writers: dict[tuple[int, int], _Writer]) -> Generator
         engine.close()
 
 
-def _texts(engine: Engine, writers: dict[tuple[int, int], _Writer]) -> Iterator[tuple[int, str]]:
+def _ended(engine: Engine, writers: Writers) -> Iterator[Completion]:
+    with closing(_write(engine, writers)) as written:
+        for writer, _ in written:
+            if writer.done is not None:
+                yield writer.completion()
+
+
+def _texts(engine: Engine, writers: Writers) -> Iterator[tuple[int, str]]:
     with closing(_write(engine, writers)) as written:
         for writer, text in written:
             if text:
@@ -307,13 +371,3 @@ def _texts(engine: Engine, writers: dict[tuple[int, int], _Writer]) -> Iterator[
     for writer in writers.values():
         if writer.error is not None:
             raise GenerationError(f"prompt {writer.index}: {writer.error}")
-
-
-def _joined(parts: Sequence[LogProbs]) -> LogProbs | None:
-    if not parts:
-        return None
-    return LogProbs(
-        np.concatenate([each.drawn for each in parts]),
-        np.concatenate([each.ids for each in parts]),
-        np.concatenate([each.best for each in parts]),
-    )

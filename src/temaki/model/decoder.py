@@ -1,6 +1,6 @@
 """The decoder: embedding, blocks, norm, head. Letters: N ids, D width, V vocabulary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,30 @@ class Decoder(Part):
         self, rows: Rows, state: Seats | None = None, memory: Memory | None = None, ahead: bool = False
     ) -> Tensor:
         """`ahead`: the vectors of the further heads too, after the model's own: [ids, N, D]."""
+        layout, before, hidden = self._through(rows, state, memory)
+        if not ahead or self.heads is None:
+            return hidden
+        assert state is None or isinstance(self.heads, MedusaHeads), "decoding, heads with blocks have their own state"
+        trunk = Trunk(
+            rows, before, hidden, lambda block, x: self._read(block, x, layout, None, memory), self.norm, self.embedding
+        )
+        return torch.stack([hidden, *self.heads(trunk)])
+
+    def decoded(self, rows: Rows, state: Seats) -> tuple[Tensor, Tensor]:
+        """(what the last block read, what the head reads) in decoding: [N, D] both."""
+        _, before, hidden = self._through(rows, state, None)
+        return before, hidden
+
+    def beside(self, layer: Callable[..., Tensor], x: Tensor, rows: Rows, state: Seats) -> Tensor:
+        """x [N, D] read by a layer that is none of the model's own, with a state of its own."""
+        angles = {name: rotary(rows.positions, x.dtype) for name, rotary in self.rotaries.items()}
+        (own,) = state.state.layers
+        found = layer(x, self._layout(rows, angles, state), own, None)
+        state.state.advance(state.slots, rows.cuts.diff().tolist())
+        return found
+
+    def _through(self, rows: Rows, state: Seats | None, memory: Memory | None) -> tuple[Layout, Tensor, Tensor]:
+        """All blocks and the last norm: (layout, what the last block read, what the head reads)."""
         if not torch.compiler.is_compiling() and len(rows.ids):
             self.extend(int(rows.positions.max()) + 1)
         x = F.embedding(rows.ids, self.embedding)
@@ -62,25 +86,20 @@ class Decoder(Part):
             x = x * self.config.embedding_scale
         x = self.dropout(self.input_position(x, rows.positions), rows)
         angles = {name: rotary(rows.positions, x.dtype) for name, rotary in self.rotaries.items()}
-        if state is None:
-            layout, layers = Layout(rows, angles), [None] * len(self.blocks)
-        else:
-            lengths = state.state.lengths
-            layout = Layout(rows, angles, state.slots, tuple(lengths[slot] for slot in state.slots))
-            layers = state.state.layers
+        layout = self._layout(rows, angles, state)
+        layers = [None] * len(self.blocks) if state is None else state.state.layers
         before = x
         for block, layer in zip(self.blocks, layers, strict=True):
             before, x = x, self._read(block, x, layout, layer, memory)
         if state is not None:
             state.state.advance(state.slots, rows.cuts.diff().tolist())
-        hidden = self.norm(x)
-        if not ahead or self.heads is None:
-            return hidden
-        assert state is None or isinstance(self.heads, MedusaHeads), "heads with blocks have no state of their own"
-        trunk = Trunk(
-            rows, before, hidden, lambda block, x: self._read(block, x, layout, None, memory), self.norm, self.embedding
-        )
-        return torch.stack([hidden, *self.heads(trunk)])
+        return layout, before, self.norm(x)
+
+    def _layout(self, rows: Rows, angles: Mapping[str, tuple[Tensor, Tensor]], state: Seats | None) -> Layout:
+        if state is None:
+            return Layout(rows, angles)
+        lengths = state.state.lengths
+        return Layout(rows, angles, state.slots, tuple(lengths[slot] for slot in state.slots))
 
     def _read(self, block: nn.Module, x: Tensor, layout: Layout, layer: State | None, memory: Memory | None) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():

@@ -70,19 +70,39 @@ def context_of(opened: Opened, wanted: int | None = None) -> int:
 
 
 def room_of(
-    opened: Opened, tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig, ends: text.Ends
+    opened: Opened,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: SamplingConfig,
+    ends: text.Ends,
+    cut: str | None = None,
 ) -> int:
-    """Ids that the longest of these prompts and its whole answer take.
+    """Ids that the longest of these prompts and its whole answer take; with `cut`, at most the model's context.
 
-    Raises GenerationError where the model has not learned so many positions.
+    Raises GenerationError where a prompt is longer than the model's context, and where the model has not learned so
+    many positions.
     """
     found, position = text.room(tokenizer, prompts, sampling, ends), opened.config.input_position
-    if isinstance(position, LearnedConfig) and found > position.room:
+    learned = position.room if isinstance(position, LearnedConfig) else None
+    context = opened.context if learned is None else min(learned, opened.context or learned)
+    if context is None or found <= context:
+        return found
+    longest = found - sampling.max_tokens
+    if cut is not None:
+        return max(context, sampling.max_tokens + 1) if learned is None else context
+    if learned is not None and found > learned:
         raise GenerationError(
             "the longest prompt and its answer are longer than the positions the model has learned",
-            found=f"{found - sampling.max_tokens} ids of the prompt + {sampling.max_tokens} tokens = {found}",
-            allowed=f"{position.room} positions",
-            do="shorten the prompt or lower max_tokens",
+            found=f"{longest} ids of the prompt + {sampling.max_tokens} tokens = {found}",
+            allowed=f"{learned} positions",
+            do="shorten the prompt, have its beginning left out (--cut left) or lower max_tokens",
+        )
+    if longest > context:
+        raise GenerationError(
+            "the longest prompt is longer than the model's context",
+            found=f"{longest} ids",
+            allowed=f"{context} ids",
+            do="shorten it, or have its beginning left out: --cut left",
         )
     return found
 
