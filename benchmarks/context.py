@@ -32,12 +32,12 @@ def main() -> None:
     words.add_argument("--most", type=int, default=LENGTHS[-1], help="ids of the longest context")
     words.add_argument("--out", type=Path, help="an HTML page to write")
     asked = words.parse_args()
-    path = named.path(asked.model)
+    path = named.path(asked.model).resolve()
     ours = [
         Entrant(f"temaki, {cache}", sys.executable, ("reader_ours.py", str(path), "--cache", cache)) for cache in CACHES
     ]
     racing = [*ours, *entrants(path, ["llama.cpp"])[1:]]
-    lengths = [length for length in LENGTHS if length <= asked.most]
+    lengths = [length for length in LENGTHS if length <= asked.most] or [LENGTHS[0]]
     children = [each.start(asked.threads, 1, lengths[-1] + len(lengths) * STEPS) for each in racing]
     found = race(children, lengths)
     for child in children:

@@ -87,7 +87,7 @@ def main() -> None:
     asked = words.parse_args()
     from temaki.cli import named
 
-    racing = entrants(named.path(asked.model), asked.peers, asked.ours.split())
+    racing = entrants(named.path(asked.model).resolve(), asked.peers, asked.ours.split())
     preface(racing, asked)
     for threads in asked.threads:
         print(f"\n## {threads} thread{'s' if threads > 1 else ''}\n", flush=True)
@@ -172,7 +172,11 @@ def fresh_table(found: Mapping[str, Mapping[str, float]]) -> str:
     """Markdown, a row a figure."""
     names = list(found)
     against = found.get("llama.cpp")
-    share = f"{found['temaki']['memory'] / against['memory']:.2f} of llama.cpp (goal {MEMORY:g})" if against else ""
+    share = (
+        f"{found['temaki']['memory'] / against['memory']:.2f} of llama.cpp (goal {MEMORY:g})"
+        if against and against["memory"]
+        else ""
+    )
     shown: dict[str, tuple[str, Callable[[float], str], str]] = {
         "first": ("start of the process to first id, s", lambda x: f"{x:.2f}", f"goal {SECONDS:g}"),
         "loaded": ("the same after imports, s", lambda x: f"{x:.2f}", ""),

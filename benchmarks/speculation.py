@@ -2,9 +2,15 @@
 
     python benchmarks/speculation.py --heads runs/several --draft runs/draft
 
-Lookup and the draft model work for SmolLM2 (`temaki get smollm2`), heads for a model of ours that learned several ids
-(recipes/several.toml); its heads before they learned stand beside. Plain and speculative decoding alternate, the best
-of `--rounds` counts; `same` says whether all answers are equal id for id, as they must be.
+Lookup and the draft model work for SmolLM2 (`temaki get smollm2`), heads for a model of ours that learned several ids;
+its heads before they learned stand beside. Heads were measured on the model of
+
+    temaki train recipes/stories.toml --text TEXT --out runs/several model.depth=8 model.pattern.0.mixer.heads=8 \\
+        model.pattern.0.mixer.kv_heads=4 stop.steps=260 \\
+        'objective={kind="several",ids=3,heads={kind="sequential"},weight=0.5}'
+
+Plain and speculative decoding alternate, the best of `--rounds` counts; `same` says whether all answers are equal id
+for id, as they must be at temperature 0, and by lookup at any; else it is their distribution that is the same.
 """
 
 import argparse
@@ -153,7 +159,7 @@ def untrained(opened: Opened) -> Opened:
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--model", default="smollm2", help="for lookup and the draft model")
+    words.add_argument("--model", default="smollm2", help="for lookup and the draft model; none: heads alone")
     words.add_argument("--heads", nargs="*", default=(), help="models of ours with heads of further ids")
     words.add_argument("--draft", help="a smaller model of the same tokenizer")
     words.add_argument("--executor", choices=("auto", "torch", "compiled"), default="auto")

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -100,12 +101,14 @@ class Child:
         self.name = name
         processors = sorted(os.sched_getaffinity(0))[-threads:] if hasattr(os, "sched_getaffinity") else []
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all modules anew
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (a pipe that nobody reads would fill up)
         begin = time.perf_counter()
         self._process = subprocess.Popen(
             [python, *words, "--threads", str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
             env=environment,
             cwd=HERE,
@@ -129,11 +132,12 @@ class Child:
         assert self._process.stdin is not None, "a pipe"
         self._process.stdin.close()
         self._process.wait(60)
+        self._errors.close()
 
     def _line(self) -> dict[str, Any]:
         assert self._process.stdout is not None, "a pipe"
-        assert self._process.stderr is not None, "a pipe"
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} died: {self._process.stderr.read()[-1000:]}")
+            self._errors.seek(0)
+            raise RuntimeError(f"{self.name} died: {self._errors.read()[-1000:]}")
         return json.loads(line)

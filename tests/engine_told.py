@@ -6,6 +6,7 @@ import numpy as np
 
 from temaki.generate.config import SamplingConfig
 from temaki.generate.engine import Engine
+from temaki.generate.executor import Executor
 from temaki.generate.request import Event, LogProbs, Request
 
 Key = tuple[int, int]
@@ -49,6 +50,22 @@ def serve(engine: Engine, asked: Sequence[Request]) -> Story:
     for each in asked:
         engine.submit(each)
     return finish(engine)
+
+
+def company(executor: Executor, asked: Sequence[Request], **more) -> tuple[Story, Engine]:
+    """All of them together, coming and going, some of them cancelled."""
+    made, story, draw = Engine(executor, 9, **more), Story(), np.random.default_rng(1)
+    for number, each in enumerate(asked):
+        made.submit(each)
+        while len(made.seats.waiting) > 4 or draw.random() < 0.3:
+            story.take(made.step())
+            if made.idle:
+                break
+        if draw.random() < 0.1:
+            made.cancel(int(draw.integers(max(0, number - 5), number + 1)))
+    finish(made, story)
+    assert made.free == executor.slots
+    return story, made
 
 
 def ask(ids: Sequence[int], seed: int = 0, branches: int = 1, **more) -> Request:

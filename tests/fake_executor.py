@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -318,3 +318,12 @@ def a_request(draw: np.random.Generator, room: int) -> Request:
             stop_ids=tuple(draw.integers(0, V, int(draw.integers(0, 3))).tolist()),
         ),
     )
+
+
+def mixed(count: int, seed: int) -> list[Request]:
+    """Requests that a real model can be asked, each with a seed of its own."""
+    draw = np.random.default_rng(seed)
+    found = [a_request(draw, 22) for _ in range(count)]
+    for i in range(0, count, 8):
+        found[i] = replace(found[i], ids=np.array([*SYSTEMS[0], i % V, 3]), shared=len(SYSTEMS[0]))
+    return [replace(each, seed=100 + i, adapter=None) for i, each in enumerate(found)]

@@ -1,23 +1,27 @@
-"""Beam search against all answers there are, against transformers, and over the torch executor."""
+"""Beam search against all answers there are, against transformers, and over both executors."""
 
 import doctest
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose
 
 import families
 import variants
 from recomputing import Recomputing, hashed
 from temaki.base.errors import ConfigError, GenerationError
+from temaki.compiled.plan import plan
 from temaki.generate import beam as beam_module
 from temaki.generate import diversity, ranking, sampling, search
 from temaki.generate.beam import BeamConfig
+from temaki.generate.compiled_executor import CompiledExecutor
 from temaki.generate.config import SamplingConfig
 from temaki.generate.engine import Engine
+from temaki.generate.executor import Executor
 from temaki.generate.request import Request
 from temaki.generate.torch_executor import TorchExecutor
 
@@ -159,9 +163,24 @@ def test_answers_and_scores_are_those_of_transformers(until, penalty):
 def test_over_the_torch_executor_it_is_the_search_that_recomputes(name):
     model = variants.model(name, torch.float64)
     executor = TorchExecutor(model, slots=5, room=24)
+    is_recomputed(executor, lambda: TorchExecutor(model, slots=1, room=24), 1e-9)
+    assert executor.state.lengths == [0] * 5
+
+
+@pytest.mark.parametrize("name", ["grouped", "window", "gpt2"])
+@pytest.mark.parametrize("bits", [None, 4])
+def test_over_the_compiled_executor_it_is_the_search_that_recomputes_bit_for_bit(name, bits):
+    laid = plan(variants.config(name), variants.weights(variants.model(name, torch.float64)), bits)
+    executor = CompiledExecutor(laid, 5, 24, threads=1)
+    is_recomputed(executor, lambda: CompiledExecutor(laid, 1, 24, threads=1), 0.0)
+    assert executor.lengths == [0] * 5
+
+
+def is_recomputed(executor: Executor, one: Callable[[], Executor], tolerance: float) -> None:
+    """Answers and scores are those of a search that reads every beginning anew, in an executor of its own."""
 
     def at(ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        alone = TorchExecutor(model, slots=1, room=24)
+        alone = one()
         alone.open(0)
         return alone.run([search.Work(0, np.array(ids, np.int32), "last")]).logits[0], np.zeros(1)
 
@@ -170,8 +189,7 @@ def test_over_the_torch_executor_it_is_the_search_that_recomputes(name):
         found = beam_module.search(executor, asked, wide)
         expected = beam_module.search(Recomputing(at, variants.VOCABULARY, 4, 24), asked, wide)
         assert [each.ids.tolist() for each in found] == [each.ids.tolist() for each in expected]
-        assert np.allclose([each.score for each in found], [each.score for each in expected], rtol=1e-9)
-        assert executor.state.lengths == [0] * 5
+        assert_allclose([each.score for each in found], [each.score for each in expected], rtol=tolerance)
 
 
 def test_each_step_is_one_call_of_all_beams_and_the_prompt_is_read_once():
@@ -263,6 +281,36 @@ def test_a_constraint_holds_in_every_beam(closed):
     assert executor.taken == set()
 
 
+class Ending:
+    """A constraint that allows all, and is fulfilled by any of some ids."""
+
+    mask = staticmethod(lambda: None)
+
+    def __init__(self, ends: Sequence[int], done: bool = False):
+        self.ends, self.done = ends, done
+
+    def matcher(self):
+        return self.copy()
+
+    def copy(self):
+        return Ending(self.ends, self.done)
+
+    def advance(self, id: int) -> None:
+        self.done = id in self.ends
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3])
+def test_beams_go_on_however_many_continuations_fulfil_the_constraint(beams):
+    ends = range(2, 29)
+    for seed in range(8):
+        executor = Recomputing(hashed(29, seed=seed), 29, 4, 30)
+        asked = Request(ids=np.array([1, 2]), sampling=SamplingConfig(max_tokens=5), constraint=Ending(ends))
+        found = beam_module.search(executor, asked, BeamConfig(beams=beams, best=beams, length_penalty=4.0))
+        expected = by_lists(executor.at, beams, 5, ends, 4.0)
+        assert [tuple(each.ids.tolist()) for each in found] == [ids for _, ids in expected]
+        assert_allclose([each.score for each in found], [score for score, _ in expected])
+
+
 def test_all_slots_are_free_after_an_error_or_an_interrupt():
     usual = hashed(7)
 
@@ -292,6 +340,7 @@ def test_all_slots_are_free_after_an_error_or_an_interrupt():
         ({"beams": 2, "best": 3}, {}, "1 to 2"),
         ({"beams": 9}, {}, "1 to 8"),
         ({"length_penalty": float("nan")}, {}, "length_penalty"),
+        ({"length_penalty": 1000.0}, {}, "length_penalty"),
         ({"until": "never"}, {}, "until"),
         ({}, {"temperature": 0.7}, "draws nothing"),
         ({}, {"top_k": 3}, "draws nothing"),

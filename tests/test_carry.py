@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from temaki.base import config as config_door
-from temaki.base.errors import FormatError, TemakiError
+from temaki.base import files
+from temaki.base.errors import FormatError, RunError, TemakiError
 from temaki.checkpoint import native
 from temaki.checkpoint.speaking import Speaking
 from temaki.cli import export, importing, inspect
@@ -383,5 +384,16 @@ def test_what_a_killed_attempt_left_is_taken_away(tmp_path: Path) -> None:
     left = tmp_path / ".out.part"
     left.mkdir()
     (left / "half").write_bytes(b"half of a model")
+    (left / "inner").mkdir()
     carried(made("home", tmp_path / "in", None), tmp_path / "out", "native")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    source, aside = made("home", tmp_path / "in", None), tmp_path / ".out.part"
+    with files.only(aside), pytest.raises(RunError, match="another process is writing"):
+        (aside / "half").write_bytes(b"half of a model")
+        carried(source, tmp_path / "out", "native")
+    assert [path.name for path in aside.iterdir()] == ["half"]
+    carried(source, tmp_path / "out", "native")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]

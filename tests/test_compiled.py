@@ -16,14 +16,13 @@ from numpy import ndarray
 
 import variants
 from temaki.base.errors import CheckpointError, ConfigError, GenerationError
-from temaki.compiled import angles
 from temaki.compiled.cache import CacheKind
 from temaki.compiled.plan import Bits, Plan, plan, refusal
 from temaki.formats.weights import SAME, Weight, plain
 from temaki.generate.compiled_executor import CompiledExecutor
 from temaki.generate.executor import Work
 from temaki.generate.torch_executor import TorchExecutor
-from temaki.model import positions
+from temaki.model import angles, positions
 from temaki.model.config import LearnedConfig
 from temaki.model.quantise import quantise
 

@@ -1,4 +1,4 @@
-"""Contrastive search against a naive recomputation in float64, and over the torch executor."""
+"""Contrastive search against a naive recomputation in float64, and over both executors."""
 
 import doctest
 from collections.abc import Sequence
@@ -12,11 +12,14 @@ import variants
 from recomputing import Recomputing, hashed
 from temaki.base import rows
 from temaki.base.errors import ConfigError, GenerationError
+from temaki.compiled.plan import plan
 from temaki.generate import contrastive, sampling
+from temaki.generate.compiled_executor import CompiledExecutor
 from temaki.generate.config import SamplingConfig
 from temaki.generate.contrastive import ContrastiveConfig
 from temaki.generate.request import Request
 from temaki.generate.torch_executor import TorchExecutor
+from temaki.model.build import Model
 
 
 def ask(ids: Sequence[int] = (1, 2), **chain: Any) -> Request:
@@ -70,16 +73,31 @@ def test_the_penalty_changes_what_is_said():
 def test_over_the_torch_executor_it_is_the_naive_recomputation(name):
     model = variants.model(name, torch.float64)
     executor = TorchExecutor(model, slots=4, room=100)
+    prompt = [3, 50, 7, 7]
+    found = contrastive.search(executor, ask(prompt, max_tokens=6), ContrastiveConfig())
+    assert found.ids.tolist() == naive(whole(model), prompt, 6, 4, 0.6)
+    assert executor.state.lengths == [0] * 4
+
+
+@pytest.mark.parametrize("name", ["grouped", "window"])
+def test_over_the_compiled_executor_it_is_the_naive_recomputation(name):
+    model = variants.model(name, torch.float64)
+    executor = CompiledExecutor(plan(variants.config(name), variants.weights(model)), 4, 100, threads=1)
+    prompt = [3, 50, 7, 7]
+    found = contrastive.search(executor, ask(prompt, max_tokens=6), ContrastiveConfig())
+    assert found.ids.tolist() == naive(whole(model), prompt, 6, 4, 0.6)
+    assert executor.lengths == [0] * 4
+
+
+def whole(model: Model):
+    """(logits [V], hidden [D]) behind ids that are read in one forward."""
 
     @torch.no_grad()
     def at(ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         hidden = model(rows.rows([list(ids)]))[-1:]
         return model.head.logits(hidden)[0].numpy(), hidden[0].numpy()
 
-    prompt = [3, 50, 7, 7]
-    found = contrastive.search(executor, ask(prompt, max_tokens=6), ContrastiveConfig())
-    assert found.ids.tolist() == naive(at, prompt, 6, 4, 0.6)
-    assert executor.state.lengths == [0] * 4
+    return at
 
 
 def test_a_long_prompt_is_read_in_chunks_and_a_step_is_one_call():

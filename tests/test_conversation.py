@@ -218,6 +218,31 @@ def test_an_interrupt_in_a_forward_leaves_nothing_half_read(monkeypatch):
     assert np.array_equal(kept.run([Work(0, ids, "last")]).logits, wanted)
 
 
+@pytest.mark.parametrize("step", ["rewind", "mark"])
+def test_an_interrupt_while_going_back_leaves_nothing_that_is_not_known(monkeypatch, step):
+    inner = executor("attention")
+    kept, ids = Remembering(inner), np.arange(20, dtype=np.int32)
+    kept.open(0)
+    kept.run([Work(0, ids, "last")])
+    usual = getattr(inner, step)
+
+    def broken(*asked):
+        usual(*asked)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inner, step, broken)
+    kept.open(0)
+    with pytest.raises(KeyboardInterrupt):
+        kept.run([Work(0, ids[:12], "last")])
+    monkeypatch.undo()
+    kept.open(0)
+    alone = executor("attention")
+    alone.open(0)
+    assert np.array_equal(
+        kept.run([Work(0, ids[::-1].copy(), "last")]).logits, alone.run([Work(0, ids[::-1].copy(), "last")]).logits
+    )
+
+
 def test_what_a_remembering_executor_cannot_do_is_said():
     kept = Remembering(executor("attention", room=10))
     with pytest.raises(GenerationError, match="source"):

@@ -494,6 +494,11 @@ def test_requests_that_cannot_be_are_refused():
         made.submit(ask([1], constraint=Rise(), healing=Rise()))
     with pytest.raises(GenerationError, match=r"(?s)share more.*0 to 1"):
         made.submit(ask([1], shared=2))
+    for wrong in ({"first": -1}, {"first": 0.5}, {"seed": -1}, {"seed": None}, {"branches": 0}, {"branches": 1.0}):
+        with pytest.raises(GenerationError, match=f"{next(iter(wrong))} is a whole number"):
+            made.submit(ask([1], **wrong))  # type: ignore[arg-type]
+    with pytest.raises(GenerationError, match=r"(?s)a branch takes.*1 to 1"):
+        made.submit(ask([1], branches=2))
     with pytest.raises(ConfigError, match="logit_bias"):
         made.submit(ask([1], logit_bias=((V, 1.0),)))
     assert made.idle

@@ -2,20 +2,20 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
-from engine_told import Story, ask, finish, serve
-from fake_executor import SYSTEMS, V, a_request
+import variants
+from engine_told import ask, company, serve
+from fake_executor import V, mixed
 from temaki.compiled.cache import CacheKind
 from temaki.compiled.plan import plan
 from temaki.generate.compiled_executor import CompiledExecutor
 from temaki.generate.engine import Engine
-from temaki.generate.executor import Executor
 from temaki.generate.remembering import Remembering
 from temaki.generate.request import Request, Row
 from temaki.generate.speculate import Draft
@@ -44,23 +44,6 @@ SPARE = 7
 WIDTH = 32
 
 
-@dataclass(frozen=True)
-class Plain:
-    """A weight in memory."""
-
-    values: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
-
-    def array(self) -> np.ndarray:
-        return self.values
-
-    def blocks(self) -> None:
-        return None
-
-
 @functools.cache
 def model(name: str, dtype: torch.dtype) -> build.Model:
     made = DecoderConfig(vocabulary=V, width=WIDTH, depth=1, pattern=(MIXERS[name],), init="cs336")
@@ -74,8 +57,7 @@ def executor_of(name: str, slots: int) -> TorchExecutor | CompiledExecutor:
     bits, cache = COMPILED[name]
     of = model("attention", torch.float32)
     assert isinstance(of.config, DecoderConfig)
-    held = {each: Plain(tensor.detach().numpy()) for each, tensor in of.named_parameters()}
-    return CompiledExecutor(plan(of.config, held, bits), slots, ROOM, cache=cache, threads=1)
+    return CompiledExecutor(plan(of.config, variants.weights(of), bits), slots, ROOM, cache=cache, threads=1)
 
 
 def lengths(executor: TorchExecutor | CompiledExecutor) -> list[int]:
@@ -109,15 +91,6 @@ class Hinted:
         pass
 
 
-def mixed(count: int, seed: int) -> list[Request]:
-    """Requests that a real model can be asked, each with a seed of its own."""
-    draw = np.random.default_rng(seed)
-    found = [a_request(draw, 22) for _ in range(count)]
-    for i in range(0, count, 8):
-        found[i] = replace(found[i], ids=np.array([*SYSTEMS[0], i % V, 3]), shared=len(SYSTEMS[0]))
-    return [replace(each, seed=100 + i, adapter=None) for i, each in enumerate(found)]
-
-
 def alone(name: str, asked: Sequence[Request]) -> dict[tuple[int, int], tuple[list[int], str]]:
     """Every branch of every request by itself, plainly: by (seed, branch)."""
     executor, found = executor_of(name, 1), {}
@@ -127,22 +100,6 @@ def alone(name: str, asked: Sequence[Request]) -> dict[tuple[int, int], tuple[li
             found[each.seed, branch] = story.ids[0, branch], story.done[0, branch]
     assert lengths(executor) == [0]
     return found
-
-
-def company(executor: Executor, asked: Sequence[Request], **more) -> tuple[Story, Engine]:
-    """All of them together, coming and going, some of them cancelled."""
-    made, story, draw = Engine(executor, 9, **more), Story(), np.random.default_rng(1)
-    for number, each in enumerate(asked):
-        made.submit(each)
-        while len(made.seats.waiting) > 4 or draw.random() < 0.3:
-            story.take(made.step())
-            if made.idle:
-                break
-        if draw.random() < 0.1:
-            made.cancel(int(draw.integers(max(0, number - 5), number + 1)))
-    finish(made, story)
-    assert made.free == executor.slots
-    return story, made
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])

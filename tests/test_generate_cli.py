@@ -20,6 +20,8 @@ from temaki.base import rows
 from temaki.checkpoint import native
 from temaki.cli import main
 from temaki.formats import open as opener
+from temaki.generate.request import Event, LogProbs
+from temaki.generate.writing import Holdback, Writer
 from temaki.model import build, config
 from temaki.tokens import files
 from temaki.tokens.bpe import Bpe, from_merges
@@ -171,6 +173,19 @@ def test_healed_and_drafted_answers(temaki: Run) -> None:
     assert temaki(*MODEL, "--prompt", "the ab", "--heal", "1").stdout.startswith("the ab")
 
 
+def test_a_stop_string_inside_an_event_of_several_ids_cuts_ids_and_log_probabilities() -> None:
+    """Drafted ids come together; what stands behind the end was never said, even where it ended the engine's answer."""
+    ids = np.array(TOKENIZER.encode_list("q!XYz"), np.int32)
+    scores = LogProbs(np.arange(5.0), np.arange(5)[:, None], np.arange(5.0)[:, None])
+    writer = Writer(0, 0, TOKENIZER.size, TOKENIZER.stream(), Holdback(("XY",)), 9)
+    assert writer.take(Event(0, 0, ids, scores, "length")) == "q!"
+    found = writer.completion()
+    assert (found.text, found.done, found.ids.tolist()) == ("q!", "stop", ids[:4].tolist())
+    assert found.logprobs is not None
+    assert found.logprobs.drawn.tolist() == found.logprobs.best[:, 0].tolist() == [0, 1, 2, 3]
+    assert found.logprobs.ids[:, 0].tolist() == [0, 1, 2, 3]
+
+
 def test_a_long_prompt_is_refused_or_cut_and_said(temaki: Run) -> None:
     found = temaki(*MODEL, "--file", "text", code=1)
     assert "longer than the model's context" in found.stderr
@@ -198,6 +213,9 @@ def test_a_long_prompt_is_refused_or_cut_and_said(temaki: Run) -> None:
         (["--beam", "2", "--n", "3"], 2, ["more answers than beams"]),
         (["--beam", "2", "--temperature", "0.5"], 1, ["draws nothing"]),
         (["--beam", "2", "--contrastive"], 2, ["--beam --contrastive"]),
+        (["--beam", "2", "--propose", "lookup"], 2, ["drafts are for answers that are drawn"]),
+        (["--contrastive", "--logprobs", "2", "--json"], 2, ["log-probabilities are of answers that are drawn"]),
+        (["--logprobs", "2"], 2, ["--json"]),
         (["--compare", "greedy,luck"], 2, ["'luck'", "greedy, sample"]),
         (["--best-of", "2", "--n", "3"], 2, ["keeps more"]),
         (["--n", "0"], 2, ["--n"]),

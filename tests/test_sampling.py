@@ -419,6 +419,7 @@ def test_best_is_the_head_of_the_sorted_row(x, count):
         ("max_tokens", 0),
         ("min_p", 1.5),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e308),
         ("stop", ["", "a"]),
         ("stop_ids", [-1]),
         ("temperature", "hot"),

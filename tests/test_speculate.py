@@ -4,6 +4,7 @@ import doctest
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -271,12 +272,13 @@ def said(executor, proposer: Proposer | None, requests: Sequence[Request], draft
     return [found[number] for number in numbers]
 
 
+@pytest.mark.parametrize("count", [1_500, pytest.param(35_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7, "top_p": 0.9}])
-def test_the_engine_with_a_draft_model_says_the_same_distribution(sampling: dict[str, float]) -> None:
-    """1,500 requests of 3 ids: q travels with the draft, and the draft's own filters are the request's."""
+def test_the_engine_with_a_draft_model_says_the_same_distribution(sampling: dict[str, float], count: int) -> None:
+    """Requests of 3 ids: q travels with the draft, and the draft's own filters are the request's."""
     target, small = chain(4, 2), chain(4, 3)
     chosen = SamplingConfig(max_tokens=3, **sampling)  # type: ignore[arg-type]
-    requests = [Request(ids=np.array([1]), sampling=chosen, seed=seed) for seed in range(1_500)]
+    requests = [Request(ids=np.array([1]), sampling=chosen, seed=seed) for seed in range(count)]
     executor = Table(target)
     found = said(executor, DraftModel(Table(small), 4), requests)
     counts: dict[tuple[int, ...], int] = {}
@@ -365,20 +367,7 @@ def heads_of(executor: TorchExecutor) -> Heads:
     model = executor.model
     if executor.several is not None:
         return Heads(executor.several, model.config.vocabulary)
-    held = {name: Plain(parameter) for name, parameter in model.named_parameters()}
-    return Heads(MedusaLooking(MedusaHeads(model.config, held)), model.config.vocabulary)
-
-
-class Plain:
-    def __init__(self, parameter: torch.Tensor):
-        self.parameter = parameter
-        self.shape = tuple(parameter.shape)
-
-    def array(self) -> ndarray:
-        return self.parameter.detach().float().numpy()
-
-    def blocks(self) -> None:
-        return None
+    return Heads(MedusaLooking(MedusaHeads(model.config, variants.weights(model))), model.config.vocabulary)
 
 
 def asked(count: int, **sampling) -> list[Request]:
@@ -452,6 +441,26 @@ def test_a_draft_model_forgets_what_was_refused_and_rows_that_changed() -> None:
             assert drafting.state.lengths == [len(ids) + kept]
 
 
+@pytest.mark.parametrize("error", [GenerationError("broken"), MemoryError(), RuntimeError("broken")])
+def test_a_draft_model_that_breaks_drafts_nothing_and_no_answer_notices(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, requests = net(None, "grouped"), asked(9, temperature=0)
+    plain = said(TorchExecutor(model, 3, 40), None, requests)
+    drafting = TorchExecutor(model, 3, 44, spare=5)
+    run, calls = drafting.run, iter(range(1_000))
+
+    def breaking(*work: Any) -> Any:
+        if next(calls) % 3 == 1:
+            raise error
+        return run(*work)
+
+    monkeypatch.setattr(drafting, "run", breaking)
+    assert said(TorchExecutor(model, 3, 40, spare=5), DraftModel(drafting, variants.VOCABULARY), requests, 4) == plain
+    assert next(calls) > 9
+    assert drafting.state.lengths == [0, 0, 0]
+
+
 def test_a_draft_model_of_another_vocabulary_is_refused() -> None:
     with pytest.raises(GenerationError, match="another vocabulary"):
         DraftModel(Table(chain(5, 0)), 4)
@@ -523,6 +532,23 @@ def test_heads_that_lost_their_place_draft_nothing_until_they_are_closed() -> No
     assert len(proposer.propose([row_of([*range(8), 9])], 3)[0].ids) == 3
 
 
+def test_a_chain_that_read_an_id_which_was_taken_back_drafts_nothing() -> None:
+    """The first head has read the newest id beside the last place; the model goes back to before it."""
+    executor = TorchExecutor(net("sequential"), 2, 40, spare=20, ahead=True)
+    proposer, row = heads_of(executor), [*range(8), 9]
+    executor.open(0)
+    executor.run([Work(0, np.array(row[:-1], np.int32), "last")])
+    executor.mark([0])
+    assert len(proposer.propose([row_of(row)], 3)[0].ids) == 3
+    executor.run([Work(0, np.array([9, 1, 2], np.int32), "last")])
+    executor.rewind([0], [0])
+    executor.fork(0, 1)
+    other = [*range(8), 7, 30]
+    for slot in range(2):
+        executor.run([Work(slot, np.array([7], np.int32), "last")])
+        assert len(proposer.propose([row_of(other, slot)], 3)[0].ids) == 0
+
+
 @pytest.mark.parametrize("heads", HEADS)
 def test_without_its_heads_a_model_says_the_same(heads: str) -> None:
     """Bit for bit, whether its executor looks ahead or not."""
@@ -543,7 +569,7 @@ def test_without_its_heads_a_model_says_the_same(heads: str) -> None:
 @pytest.mark.parametrize("cap", [None, 5.0])
 def test_compiled_medusa_heads_are_those_of_torch(bits, tolerance: float, cap: float | None) -> None:
     model = net("medusa")
-    held = {name: Plain(parameter) for name, parameter in model.named_parameters()}
+    held = variants.weights(model)
     compiled = MedusaHeads(replace(model.config, cap=cap), held, bits)
     hidden = np.random.default_rng(0).standard_normal((19, model.config.width)).astype(np.float32)
     for k in range(3):
@@ -561,7 +587,7 @@ def test_compiled_medusa_heads_are_those_of_torch(bits, tolerance: float, cap: f
 def test_a_compiled_chain_drafts_as_torch_does_and_loses_nothing(body: str) -> None:
     """Its drafts are those of the slow forward in float32; what is said is the plain answer, bit for bit."""
     model = net("sequential", body)
-    held = {name: Plain(parameter) for name, parameter in model.named_parameters()}
+    held = variants.weights(model)
     trunk = {name: each for name, each in held.items() if not name.startswith("heads.")}
     laid = plan(replace(model.config, further=None), trunk)
     chain = CompiledChain(model.config, held, 2, 40, None)

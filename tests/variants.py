@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from temaki.formats.weights import Weight, plain
 from temaki.model import build
 from temaki.model.build import Model
 from temaki.model.config import (
@@ -126,6 +127,11 @@ def model(name: str, dtype: torch.dtype = torch.float64, tied: bool = False, see
             if parameter.ndim == 1 and name not in ("s4d", "hybrid"):
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
     return made
+
+
+def weights(of: Model, dtype: torch.dtype = torch.float32) -> dict[str, Weight]:
+    """A model's parameters as a file would hold them."""
+    return {name: plain(each.detach().to(dtype).numpy()) for name, each in of.named_parameters()}
 
 
 def pieces(lengths: list[int], seed: int = 0) -> list[torch.Tensor]:

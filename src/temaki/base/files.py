@@ -44,10 +44,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def only(folder: Path) -> Iterator[None]:
+def only(folder: Path, busy: RunError | None = None) -> Iterator[None]:
     """Make a folder, and be the only process that works in it; the system forgets a killed one's claim.
 
-    Raises RunError where another process is at work there.
+    Raises RunError where another process is at work there: `busy`, else that it is training.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
@@ -58,7 +58,7 @@ def only(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(
+            raise busy or RunError(
                 f"another process is training in {folder}; nothing was changed",
                 do="wait for its end, end it (touch a file named stop there), or choose another --out or name",
             ) from None

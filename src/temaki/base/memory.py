@@ -9,6 +9,7 @@ _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 _MEMORY = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def held() -> int | None:
@@ -42,6 +43,15 @@ def total() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
+        return None
+
+
+def last_cache() -> int | None:
+    """Bytes of the processor's last cache, whoever shares it; None where the system does not tell."""
+    try:
+        said = [(path / "size").read_text().strip() for path in _CACHES.glob("index*")]
+        return max((int(each.removesuffix("K")) * 1024 for each in said), default=None)
+    except (OSError, ValueError):
         return None
 
 

@@ -31,7 +31,7 @@ def chat(
 
     What is not given is as the model's makers advise, else temperature 0.7 and top-p 0.9. Lines may come from a pipe.
 
-    Example: temaki chat smollm2 --once "What is the capital of France?" --temperature 0
+    Example: temaki chat smollm2 --once "What is the opposite of hot?" --temperature 0
     """
     import sys
 

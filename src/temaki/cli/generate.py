@@ -59,7 +59,7 @@ def generate(
     from temaki.base import config
     from temaki.base.errors import ConfigError
     from temaki.cli import named, prompts
-    from temaki.cli.generating import WAYS, Job, shape_of, way_of
+    from temaki.cli.generating import WAYS, Job, fits, shape_of, way_of
     from temaki.cli.speakers import Speakers
     from temaki.formats import open as opener
     from temaki.generate.config import SamplingConfig
@@ -72,6 +72,7 @@ def generate(
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     ways = way_of(beam, contrastive, compare, n, best_of)
+    fits(ways, propose, logprobs, json)
     base = config.override({**ways[0].table, **given} if len(ways) == 1 else given, changes or [])
     sampling = config.read(SamplingConfig, base, where="generate")
     if cut not in (None, "left"):

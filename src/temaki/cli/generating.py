@@ -85,6 +85,17 @@ def way_of(beam: int | None, contrastive: bool, compare: str | None, n: int, bes
     return [Way("contrastive", {}, ContrastiveConfig())] if contrastive else [DRAW]
 
 
+def fits(ways: Sequence[Way], propose: str | None, logprobs: int | None, as_json: bool) -> None:
+    """Raises ConfigError for an option that these ways of answering would not heed."""
+    searches = [way.name for way in ways if way.search is not None]
+    if propose is not None and len(searches) == len(ways):
+        raise ConfigError("drafts are for answers that are drawn", found=f"--propose {propose} with {searches[0]}")
+    if logprobs is not None and searches:
+        raise ConfigError("log-probabilities are of answers that are drawn", found=f"--logprobs with {searches[0]}")
+    if logprobs is not None and not as_json:
+        raise ConfigError("log-probabilities are written as JSON", do="give --json too")
+
+
 def _compared(names: str) -> list[Way]:
     found = [name.strip() for name in names.split(",")]
     for name in found:

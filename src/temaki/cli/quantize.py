@@ -29,13 +29,20 @@ def quantize(
 ) -> None:
     """Write a model in 8 or 4 bits: each matrix's kind, size and error, proved before the file takes its name.
 
-    Example: temaki quantize runs/demo demo.gguf --kind Q8_0
     What GGUF has no words for can be made small when it is opened: temaki generate MODEL --bits 4
+
+    Example: temaki quantize runs/demo demo.gguf --kind Q8_0
     """
     import sys
 
     from temaki.base.errors import FormatError
     from temaki.cli import named
+
+    if kind.upper() not in KINDS:
+        raise FormatError("not a kind of block that is written", found=repr(kind), allowed=", ".join(KINDS))
+    if out.exists():
+        raise FormatError(f"{out} exists already; nothing was changed", do="choose another name or remove it")
+    path = named.path(model)
     from temaki.cli.progress import Work
     from temaki.cli.said import say
     from temaki.evaluate import rounding
@@ -43,11 +50,8 @@ def quantize(
     from temaki.formats import open as opener
     from temaki.study.voice import TorchVoice
 
-    if kind.upper() not in KINDS:
-        raise FormatError("not a kind of block that is written", found=repr(kind), allowed=", ".join(KINDS))
-    carry.check(out, "gguf", kind.lower())
-    source = opener.open(named.path(model))
-    for warning in source.warnings:
+    source = opener.open(path)
+    for warning in [*source.warnings, *_again(source, kind.upper())]:
         print(f"warning: {warning}", file=sys.stderr)
     refused = carry.refusal(source, "gguf")
     if refused is not None:
@@ -65,6 +69,22 @@ def quantize(
     after = _perplexity(made.after, measure, context, "after", work)
     work.close()
     say(_facts(made, rounded, before, after), json, _text(made, rounded, before, after))
+
+
+def _again(source: "Opened", kind: str) -> list[str]:
+    """What to say of a model that is in blocks of few bits already: it was rounded before."""
+    from temaki.model.quantise import Blocks
+    from temaki.model.quantise_kinds import KINDS as BLOCKS
+
+    bits = {name: 8 * each.bytes / each.numbers for name, each in BLOCKS.items()}
+    parts = (stored for weight in source.trunk().weights().values() for stored, _ in weight.parts)
+    held = {each.kind for each in parts if isinstance(each, Blocks) and BLOCKS[each.kind].numbers > 1}
+    if not held:
+        return []
+    said = ", ".join(f"{name} of {bits[name]:g} bits a number" for name in sorted(held, key=lambda name: bits[name]))
+    grows = bits[kind] > min(bits[name] for name in held)
+    what = "the file grows, and what was rounded away does not come back" if grows else "it is rounded once more"
+    return [f"the model is in blocks already ({said}); as {kind} ({bits[kind]:g} bits) {what}"]
 
 
 def _perplexity(opened: "Opened", text: Path | None, context: int, when: str, work: Any) -> "float | None":
@@ -122,6 +142,12 @@ def _text(made: "Carried", rounded: "list[Rounded]", before: float | None, after
     lines += [f"proved against the weights rounded in memory: {made.proof}"]
     if made.loss is not None:
         lines.append(f"what rounding cost: {made.loss}")
+        if made.loss.agreed < made.loss.tokens:
+            lines.append(
+                "  one greedy token that was nearly a tie and falls otherwise changes all behind it, so few may be "
+                "equal; what judges are the errors above and the perplexity"
+                + ("" if before is not None else " (--measure TEXT)")
+            )
     if before is not None and after is not None:
         lines.append(f"perplexity: {before:.3f} before, {after:.3f} after ({after / before - 1:+.2%})")
     lines.append(f"{made.paths[-1]}, {size(made.paths[-1].stat().st_size)}")

@@ -37,10 +37,17 @@ def score(
     import json
     import sys
 
-    import numpy as np
-
     from temaki.base.errors import DataError
     from temaki.cli import named, prompts
+
+    texts = [*(text or []), *([prompts.text(file)] if file is not None else [])]
+    texts += prompts.lines(jsonl, "text") if jsonl is not None else []
+    if not texts:
+        raise DataError("there is nothing to score", do="give --text TEXT, --file FILE or --jsonl FILE")
+    if "" in texts:
+        raise DataError(f"text {texts.index('')} is empty", do="leave it out")
+    import numpy as np
+
     from temaki.cli.progress import Work
     from temaki.cli.speakers import Speakers
     from temaki.evaluate.token_logprobs import token_logprobs
@@ -49,10 +56,6 @@ def score(
 
     speakers = Speakers(executor=executor, bits=bits, cache=cache, threads=threads)
     speakers.check()
-    texts = [*(text or []), *([prompts.text(file)] if file is not None else [])]
-    texts += prompts.lines(jsonl, "text") if jsonl is not None else []
-    if not texts:
-        raise DataError("there is nothing to score", do="give --text TEXT, --file FILE or --jsonl FILE")
     opened = opener.open(named.path(model))
     tokenizer = asking.tokenizer_of(opened)
     front = np.array(asking.ends_of(opened, tokenizer).front, np.int32)
@@ -61,9 +64,7 @@ def score(
     window = min(window, max(map(len, rows)) or 1)
     made, _ = speakers.open(opened, 1, window)
     total, done, work = sum(map(len, rows)), 0, Work()
-    for index, (each, ids) in enumerate(zip(texts, rows, strict=True)):
-        if not each:
-            raise DataError(f"text {index} is empty", do="leave it out")
+    for index, ids in enumerate(rows):
         found = token_logprobs(made, ids, window, lambda at, done=done: work("scoring: tokens", done + at, total + 1))
         done += len(ids)
         if found.windows > 1:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy import ndarray
 
 from temaki.base.errors import CheckpointError
-from temaki.compiled.angles import alibi_slopes
 from temaki.compiled.cache import Heads
 from temaki.compiled.matrix import kind_of, pack, packed_bytes
 from temaki.compiled.products import EIGHT, FLOAT, TILE
+from temaki.model.angles import alibi_slopes
 from temaki.model.config import (
     AlibiConfig,
     AttentionConfig,

@@ -22,14 +22,7 @@ from temaki.compiled.attend import (
     fold_spans,
     last_span,
 )
-from temaki.compiled.crew import (
-    CREW,
-    LINE,
-    add,
-    called,
-    gather,
-    meet,
-)
+from temaki.compiled.crew import CREW, LINE, add, called, gather, meet
 from temaki.compiled.formulas import (
     cap_numbers,
     normalise,
@@ -68,7 +61,7 @@ from temaki.compiled.job import (
     WANTS,
     WIDTH,
     X,
-)
+)  # fmt: skip
 from temaki.compiled.matrix import (
     product,
     read_row,
@@ -92,7 +85,7 @@ from temaki.compiled.plan import (
     TILES,
     TO,
     UP,
-)
+)  # fmt: skip
 from temaki.compiled.rows import (
     begun,
     between,
@@ -227,21 +220,9 @@ def step(
             read(told, floats, row, own, told[MIXER_NORM], job, numbers, linears[qkv], acts, mine + r * act)
         _met(board, crew, few)
         linear(
-            tickets,
-            ticket,
-            linears,
-            segments,
-            weights,
-            qkv,
-            acts,
-            mine,
-            act,
-            rows,
-            floats,
-            job[STACKED],
-            job[STACK],
-            crew,
-        )
+            tickets, ticket, linears, segments, weights, qkv, acts, mine, act, rows, floats, job[STACKED],
+            job[STACK], crew,
+        )  # fmt: skip
         meet(board, crew)
         for r in range(rows * me // crew, rows * (me + 1) // crew):
             turned(job, layers, linears, numbers, tables, data, shapes, floats, layer, r)
@@ -255,21 +236,9 @@ def step(
             read_row(floats, job[SEEN] + r * job[SEE], linears[out, COLUMNS], linears[out, FORM], acts, mine + r * act)
         _met(board, crew, few)
         linear(
-            tickets,
-            ticket + 3,
-            linears,
-            segments,
-            weights,
-            out,
-            acts,
-            mine,
-            act,
-            rows,
-            floats,
-            raised,
-            job[RAISE],
+            tickets, ticket + 3, linears, segments, weights, out, acts, mine, act, rows, floats, raised, job[RAISE],
             crew,
-        )
+        )  # fmt: skip
         meet(board, crew)
         for r in range(first, last):
             row = x + r * stride
@@ -277,61 +246,22 @@ def step(
             read(told, floats, row, own, told[FFN_NORM], job, numbers, linears[up], acts, mine + r * act)
         _met(board, crew, few)
         linear(
-            tickets,
-            ticket + 4,
-            linears,
-            segments,
-            weights,
-            up,
-            acts,
-            mine,
-            act,
-            rows,
-            floats,
-            job[MADE],
-            job[MAKE],
-            crew,
-        )
+            tickets, ticket + 4, linears, segments, weights, up, acts, mine, act, rows, floats, job[MADE],
+            job[MAKE], crew,
+        )  # fmt: skip
         meet(board, crew)
         for r in range(first, last):
             between(job, told, floats, r, own, numbers, linears[up], linears[down], acts, mine + r * act)
         _met(board, crew, few)
         linear(
-            tickets,
-            ticket + 5,
-            linears,
-            segments,
-            weights,
-            down,
-            acts,
-            mine,
-            act,
-            rows,
-            floats,
-            raised,
-            job[RAISE],
-            crew,
-        )
+            tickets, ticket + 5, linears, segments, weights, down, acts, mine, act, rows, floats, raised,
+            job[RAISE], crew,
+        )  # fmt: skip
         meet(board, crew)
     _said(
-        board,
-        tickets,
-        job,
-        layers,
-        linears,
-        segments,
-        weights,
-        numbers,
-        tables,
-        floats,
-        acts,
-        x,
-        mine,
-        own,
-        me,
-        crew,
-        few,
-    )
+        board, tickets, job, layers, linears, segments, weights, numbers, tables, floats, acts, x, mine, own, me,
+        crew, few,
+    )  # fmt: skip
     meet(board, crew)
 
 

@@ -1,7 +1,6 @@
 """How many drafted ids a model accepts, and what that saves: the same greedy answer with a proposer and without."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,9 @@ from numpy import ndarray
 from temaki.generate.config import SamplingConfig
 from temaki.generate.engine import Engine
 from temaki.generate.executor import Executor
-from temaki.generate.request import Request, Row
-from temaki.generate.speculate import Draft, Proposer
+from temaki.generate.request import Request
+from temaki.generate.speculate import Proposer
+from temaki.generate.spoken import Spoken
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Acceptance:
     ids: int
     """Ids of the answer."""
     passes: int
-    """Calls of the model that wrote them."""
+    """Calls of the model that wrote them; the first id comes from reading the prompt."""
     gain: float
     """Seconds without the proposer over seconds with it."""
     same: bool
@@ -38,49 +38,29 @@ class Acceptance:
 
     @property
     def per_pass(self) -> float:
-        """Ids written a call of the model."""
-        return self.ids / self.passes if self.passes else 0.0
-
-
-class Counted:
-    """A proposer, and how many of its ids were accepted."""
-
-    def __init__(self, inner: Proposer):
-        self.inner = inner
-        self.hidden = inner.hidden
-        self.drafted = self.accepted = 0
-
-    def propose(self, rows: Sequence[Row], n: int) -> list[Draft]:
-        found = self.inner.propose(rows, n)
-        self.drafted += sum(len(each.ids) for each in found)
-        return found
-
-    def settle(self, slots: Sequence[int], kept: Sequence[int]) -> None:
-        self.accepted += int(sum(kept))
-        self.inner.settle(slots, kept)
-
-    def close(self, slot: int) -> None:
-        self.inner.close(slot)
+        """Ids written a call of the model; 1 without drafts."""
+        return (self.ids - 1) / self.passes if self.passes else 0.0
 
 
 def measure(executor: Executor, proposer: Proposer, prompt: ndarray, count: int) -> Acceptance:
     """Let an executor, whose slots are all closed, say `count` ids behind a prompt [n], plainly and by drafts."""
     plain, spent, _ = _said(executor, None, prompt, count)
-    counted = Counted(proposer)
-    said, faster, passes = _said(executor, counted, prompt, count)
-    return Acceptance(counted.drafted, counted.accepted, len(said), passes, spent / faster, said == plain)
+    said, faster, spoken = _said(executor, proposer, prompt, count)
+    drafted, accepted = sum(spoken.drafted), sum(spoken.accepted)
+    return Acceptance(drafted, accepted, len(said), spoken.passes, spent / faster, said == plain)
 
 
-def _said(executor: Executor, proposer: Proposer | None, prompt: ndarray, count: int) -> tuple[list[int], float, int]:
-    """The greedy ids, the seconds they took behind the prompt's, and the calls of the model."""
+def _said(
+    executor: Executor, proposer: Proposer | None, prompt: ndarray, count: int
+) -> tuple[list[int], float, Spoken]:
+    """The greedy ids, the seconds they took behind the prompt's, and what was drafted."""
     engine = Engine(executor, proposer=proposer)
     engine.submit(Request(ids=np.asarray(prompt, np.int32), sampling=SamplingConfig(temperature=0, max_tokens=count)))
     ids: list[int] = []
-    passes, begin = 0, time.perf_counter()
+    begin = time.perf_counter()
     while events := engine.step():
         new = [int(id) for event in events for id in event.ids]
         if not ids:
             begin = time.perf_counter()  # the first id is the prompt's
-        passes += bool(ids)
         ids += new
-    return ids, max(time.perf_counter() - begin, 1e-9), passes
+    return ids, max(time.perf_counter() - begin, 1e-9), engine.spoken

@@ -76,7 +76,7 @@ def measure(executor: Executor, seconds: float = 15.0, say: Say = lambda _: None
         held = n
         if n in PROMPTS and n not in reads:
             reads[n] = n / spent
-        decode[n] = 1 / statistics.median(_steps(executor, [0], STEPS))
+        decode[n] = 1 / statistics.median(_steps(executor, [0], _fitting(executor, n)))
     executor.close(0)
     return Speed(reads, decode, streams, left_out)
 
@@ -119,12 +119,18 @@ def _steps(executor: Executor, slots: Sequence[int], count: int) -> list[float]:
     return found
 
 
+def _fitting(executor: Executor, held: int) -> int:
+    """STEPS, or as many as there is room for behind so many ids."""
+    return max(1, min(STEPS, executor.room - held))
+
+
 def _together(executor: Executor, ids: ndarray) -> float:
     """Ids a second of STREAMS streams behind the shortest prompt."""
-    _prefill(executor, ids[: max(1, min(PROMPTS[0], executor.room - STEPS))])
+    held = max(1, min(PROMPTS[0], executor.room - STEPS))
+    _prefill(executor, ids[:held])
     for slot in range(1, STREAMS):
         executor.fork(0, slot)
-    found = _steps(executor, range(STREAMS), STEPS)
+    found = _steps(executor, range(STREAMS), _fitting(executor, held))
     for slot in range(STREAMS):
         executor.close(slot)
     return STREAMS / statistics.median(found)

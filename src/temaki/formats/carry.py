@@ -4,11 +4,12 @@ A form that holds less than the weights say (float16, blocks of few bits) must h
 the model that was written is compared with one rounded in memory, and what rounding cost is measured beside it.
 """
 
+import contextlib
 import difflib
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from numpy import ndarray
 
 from temaki.base import files
-from temaki.base.errors import FormatError
+from temaki.base.errors import FormatError, RunError
 from temaki.formats import open as opener
 from temaki.formats import parity, proof
 from temaki.formats.opened import Opened
@@ -74,23 +75,20 @@ class Carried:
 def carry(source: Opened, out: Path, to: str, speak: Speaker, type: str | None = None, say: Say = print) -> Carried:
     """Write a model as `out`, which must not exist, in a format of `TARGETS`; nothing is left where a proof fails.
 
-    Raises FormatError for an unknown format, for a model that the format cannot hold, and for a difference.
+    A folder for it is made where there is none. Raises FormatError for an unknown format, for a model that the format
+    cannot hold, and for a difference; RunError where another process is writing `out`.
     """
     target = check(out, to, type)
     heads = source.config.further is not None and to != "native"
     source = source.trunk() if heads else source
     SHAPES[to](source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)  # of an attempt that was killed
-    aside.mkdir()
-    try:
+    if not out.parent.exists():
+        say(f"making the folder {out.parent}")
+    with _aside(out) as aside:
         say(f"writing {to}{f' as {type}' if type else ''}")
         _write(target, source, aside / out.name, type)
         found = _proved(source, opener.open(aside / out.name), target, speak, say)
         paths = _take_names(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     lost = (*found.lost, "the format does not hold heads of further ids; they stay behind") if heads else found.lost
     return replace(found, after=opener.open(out), paths=paths, lost=lost)
 
@@ -119,6 +117,26 @@ def check(out: Path, to: str, type: str | None) -> Target:
 def _free(path: Path) -> None:
     if path.exists():
         raise FormatError(f"{path} exists already; nothing was changed", do="choose another name or remove it")
+
+
+@contextlib.contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out`, for this process alone and gone at the end; what a killed one left there goes.
+
+    Raises RunError where another process is writing `out`.
+    """
+    aside = out.with_name(f".{out.name}.part")
+    busy = RunError(f"another process is writing {out}; nothing was changed", do="wait for its end, or another name")
+    with files.only(aside, busy):
+        if not aside.exists():  # the other one has ended just now, and its folder is what is locked
+            raise busy
+        try:
+            _free(out)
+            for left in aside.iterdir():  # the folder itself stays: it is what is locked
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write(target: Target, source: Opened, out: Path, type: str | None) -> None:

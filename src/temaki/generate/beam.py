@@ -6,7 +6,9 @@ are ranked by their sums, equal ones by their beam and then by the smaller id: o
 answers, and the K best that do not end go on. Sums are float64. Letters: K beams, V vocabulary, n ids.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -36,7 +38,7 @@ class BeamConfig:
     """Beginnings that are kept; each takes a slot. One until "enough" is the greedy answer."""
     best: Annotated[int, Field(ge=1)] = 1
     """Answers that are given, at most `beams`."""
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
     """Sums are divided by n to this power: 0 prefers short answers, more than 1 long ones."""
     until: Literal["certain", "enough"] = "certain"
     """certain: until no beam can get better than the worst answer kept; enough: until there are as many as beams."""
@@ -114,7 +116,7 @@ class _Search:
         """Rank all continuations by the n-th id: some are answers, some go on."""
         width, going = self.beam.beams, list[tuple[_Next, Matcher | None]]()
         for rank, each in enumerate(self._ranked(logits)):
-            if len(going) == width:
+            if len(going) == width or (n == self.most and rank == width):
                 break
             stops = each.id in self.request.sampling.stop_ids
             matcher = None if stops else self._advanced(each)
@@ -126,17 +128,29 @@ class _Search:
                 self._keep(Found(ids, -each.cost, self._score(-each.cost, n), "stop" if over else "length"))
         self._go_on(going)
 
-    def _ranked(self, logits: ndarray) -> list[_Next]:
-        """Continuations, best first: enough for K that go on beside all that stop."""
-        count = self.beam.beams + len(set(self.request.sampling.stop_ids))
-        found: list[_Next] = []
+    def _ranked(self, logits: ndarray) -> Iterator[_Next]:
+        """Continuations, best first, looked up as far as they are asked for: many may end before K go on."""
+        count, told = self.beam.beams + len(set(self.request.sampling.stop_ids)), 0
+        while True:
+            lists = self._listed(logits, count)
+            ranked = sorted(itertools.chain(*lists))
+            cut = [each[-1] for each in lists if len(each) == count]  # what is not listed comes behind one of these
+            sure = bisect_right(ranked, min(cut)) if cut else len(ranked)
+            yield from ranked[told:sure]
+            if not cut:
+                return
+            told, count = sure, 4 * count
+
+    def _listed(self, logits: ndarray, count: int) -> list[list[_Next]]:
+        """The `count` best of each beam; fewer only where there are no more."""
+        found = []
         for number, (each, row) in enumerate(zip(self.beams, logits, strict=True)):
             so_far = Row(each.slot, each.ids, self.prompt, self.request)
             allowed = None if each.matcher is None else each.matcher.mask()
             ids, logprobs = self.sampler.best(row, so_far, count, allowed)
             costs = (-(each.logprob + logprobs)).tolist()
-            found += [_Next(cost, number, id) for cost, id in zip(costs, ids.tolist(), strict=True)]
-        return sorted(found)
+            found.append([_Next(cost, number, id) for cost, id in zip(costs, ids.tolist(), strict=True)])
+        return found
 
     def _advanced(self, each: _Next) -> Matcher | None:
         """The matcher of a beam after one more id."""

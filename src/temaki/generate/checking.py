@@ -20,7 +20,14 @@ def check(request: Request, executor: Executor, held: int | None) -> None:
     """
     settings = checked(request.sampling, executor.vocabulary)
     _check_ids(np.asarray(request.ids), executor)
-    if not 1 <= request.branches <= executor.slots:
+    for name, value, least in (
+        ("branches", request.branches, 1),
+        ("first", request.first, 0),
+        ("seed", request.seed, 0),
+    ):
+        if not isinstance(value, int | np.integer) or value < least:
+            raise GenerationError(f"{name} is a whole number", found=repr(value), allowed=f"{least} or more")
+    if request.branches > executor.slots:
         raise GenerationError(
             "a branch takes a slot",
             found=f"{request.branches} branches",

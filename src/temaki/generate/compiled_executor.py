@@ -13,7 +13,6 @@ from numpy import ndarray
 from temaki.base.errors import ConfigError, GenerationError
 from temaki.compiled import job as fields
 from temaki.compiled import steps
-from temaki.compiled.angles import rope_table, sinusoidal_table
 from temaki.compiled.attend import TILE, partial_floats, scratch_floats
 from temaki.compiled.cache import Cache, CacheKind
 from temaki.compiled.crew import LINE, Crew
@@ -21,6 +20,7 @@ from temaki.compiled.matrix import act_bytes
 from temaki.compiled.plan import COLUMNS, OUT, OUTS, QKV, UP, Plan, padded
 from temaki.compiled.table import SPAN
 from temaki.generate.executor import Answer, Saved, Work
+from temaki.model.angles import rope_table, sinusoidal_table
 from temaki.model.config import AttentionConfig, LearnedConfig, RopeConfig, SinusoidalConfig
 
 SPANNED = 16

@@ -18,7 +18,7 @@ class SamplingConfig:
 
     logit_bias: tuple[tuple[Id, Annotated[float, Field(ge=-100, le=100)]], ...] = ()
     """Pairs (id, bias): what is added to an id's logit; several of one id add up. -100 all but bans it."""
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
     """Divides positive and multiplies negative logits of the ids in prompt and output; 1 changes nothing."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     """Taken once from the logits of the ids in the output (not of those in the prompt)."""

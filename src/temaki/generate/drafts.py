@@ -12,6 +12,7 @@ from numpy import ndarray
 from temaki.base.errors import GenerationError
 from temaki.generate.chains import Chain
 from temaki.generate.executor import Executor, Work
+from temaki.generate.reader import BREAKS
 from temaki.generate.request import Row
 from temaki.generate.sampler import Sampler
 from temaki.generate.speculate import NONE, Draft
@@ -50,6 +51,15 @@ class DraftModel:
         """What it has drafted since its mark."""
 
     def propose(self, rows: Sequence[Row], n: int) -> list[Draft]:
+        """Chains of at most n ids; none where the draft model breaks, whose slots then begin anew."""
+        try:
+            return self._chains(rows, n)
+        except BREAKS:
+            for row in rows:
+                self.close(row.slot)
+            return [NONE] * len(rows)
+
+    def _chains(self, rows: Sequence[Row], n: int) -> list[Draft]:
         chains = {row.slot: Chain(row, self._sampler, self.least) for row in rows if n > 0 and self._fits(row)}
         going = list(chains.values())
         logits = self._catch_up([each.row for each in going])

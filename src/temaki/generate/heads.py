@@ -107,12 +107,13 @@ class HeadsState:
                     self.waiting[slot][k + 1] = np.concatenate((self.waiting[slot][k + 1], vectors[:past]))
 
     def rewind(self, slot: int, length: int) -> None:
-        """The model's own state has gone back to `length` ids."""
+        """The model's own state has gone back to `length` ids: what a head has read of later ones is lost."""
         for k in self.each:
-            left = length - self.blocks.length(k, slot)
-            if left < 0:
+            read, past = self.blocks.length(k, slot), k if self.blocks.chained else 0
+            known = read + past + 1 if self.blocks.chained and read else read  # ids that what it has read depends on
+            if known > length:
                 self.lost.add(slot)
-            self.waiting[slot][k] = self.waiting[slot][k][: max(0, left)]
+            self.waiting[slot][k] = self.waiting[slot][k][: max(0, length - past - read)]
 
     def fork(self, source: int, target: int) -> None:
         for k in self.each:

@@ -110,21 +110,27 @@ class Remembering:
         assert self._marked is not None, "the slot was not opened"
         if length == self._held:
             return self._ids[:0]
-        if length >= self._marked:
-            self.inner.rewind([0], [length - self._marked])
-            self.inner.mark([0])
-            self._held = self._marked = length
-            return self._ids[:0]
-        self.inner.close(0)
-        start = 0
-        if self._saved is not None and self._saved.length <= length:
-            self.inner.load(0, self._saved)
-            start = self._saved.length
+        try:
+            self._held = self._marked = self._gone_back(length, self._marked)
+        except BaseException:  # an interrupt too: where the slot ends is not known any more
+            self.forget()
+            raise
+        return self._ids[self._held : length].copy()
+
+    def _gone_back(self, length: int, marked: int) -> int:
+        """Take the inner slot back to `length` ids or, where no mark reaches so far, to fewer: how many."""
+        start = length
+        if length >= marked:
+            self.inner.rewind([0], [length - marked])
         else:
-            self.inner.open(0)
+            self.inner.close(0)
+            start = 0 if self._saved is None or self._saved.length > length else self._saved.length
+            if self._saved is not None and start:
+                self.inner.load(0, self._saved)
+            else:
+                self.inner.open(0)
         self.inner.mark([0])
-        self._held = self._marked = start
-        return self._ids[start:length].copy()
+        return start
 
     def _read(self, ids: ndarray, each: Work, hidden: bool) -> Answer:
         try:

@@ -152,7 +152,7 @@ class Sampler:
             said = (repetition, c.presence_penalty, c.frequency_penalty, self._counts)
             loops.penalise(out, row.ids, row.prompt, *said)
         if c.no_repeat_ngram is not None:
-            loops.repeating_out(out, row.ids, c.no_repeat_ngram)
+            loops.repeating_out(out, row.ids, min(c.no_repeat_ngram, len(row.ids) + 1))
         if early:
             out[[id for id in c.stop_ids if id < len(out)]] = -np.inf
         return out

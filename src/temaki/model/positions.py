@@ -5,7 +5,6 @@ position m; pair 0 turns fastest. The two conventions differ in which coordinate
 permutation `interleaved_to_half`.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -14,17 +13,15 @@ from torch import Tensor, nn
 
 from temaki.base.errors import ConfigError
 from temaki.base.roles import Role
+from temaki.model import angles as tables
+from temaki.model.angles import alibi_slopes as alibi_slopes
 from temaki.model.config import (
     InputPositionConfig,
     LearnedConfig,
-    LinearScalingConfig,
-    Llama3ScalingConfig,
     NoPositionConfig,
-    NtkScalingConfig,
     RopeConfig,
     ScalingConfig,
     SinusoidalConfig,
-    YarnScalingConfig,
 )
 from temaki.model.part import Part
 
@@ -36,52 +33,20 @@ HOST = torch.device("cpu")
 
 
 def rope_speeds(size: int, theta: float = 10_000.0, scaling: ScalingConfig | None = None) -> tuple[Tensor, float]:
-    """Radians a position of every pair, float64 [K/2], and what multiplies cosine and sine.
+    """Radians a position of every pair, float64 [K/2], and what multiplies cosine and sine: `angles.rope_speeds`.
 
-    Raises ValueError for an odd head size. Sources: see the scalings in `config.py`.
+    Raises ValueError for an odd head size.
 
     >>> rope_speeds(4)
     (tensor([1.0000, 0.0100], dtype=torch.float64), 1.0)
+    >>> from temaki.model.config import LinearScalingConfig
     >>> rope_speeds(4, scaling=LinearScalingConfig(factor=2.0))[0]
     tensor([0.5000, 0.0050], dtype=torch.float64)
     """
     if size % 2:
         raise ValueError(f"rotary positions turn pairs: the head size must be even, found {size}")
-    twice = torch.arange(0, size, 2, dtype=torch.float64, device=HOST)
-    speeds = theta ** (-twice / size)
-    match scaling:
-        case NtkScalingConfig(factor=factor):
-            return speeds * factor ** (-twice / max(1, size - 2)), 1.0
-        case LinearScalingConfig(factor=factor):
-            return speeds / factor, 1.0
-        case YarnScalingConfig():
-            slowed = _yarn_share(size, theta, scaling)
-            magnitude = 0.1 * math.log(scaling.factor) + 1 if scaling.magnitude is None else scaling.magnitude
-            return speeds * (slowed / scaling.factor + 1 - slowed), magnitude
-        case Llama3ScalingConfig():
-            turns = float(scaling.context) * speeds / (2 * math.pi)
-            kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
-            return speeds * ((1 - kept) / scaling.factor + kept), 1.0
-        case _:
-            return speeds, 1.0
-
-
-def _yarn_share(size: int, theta: float, scaling: YarnScalingConfig) -> Tensor:
-    """How far each pair is slowed, 0 to 1: a ramp between the pairs that turn `fast` and `slow` times a context.
-
-    Raises ConfigError for theta = 1, where all pairs turn alike.
-    """
-    if theta == 1:
-        raise ConfigError("YaRN tells slow pairs from fast ones", found="theta = 1: all are alike", allowed="theta > 1")
-
-    def pair(turns: float) -> float:
-        at = size * (math.log(scaling.context / (2 * math.pi)) - math.log(turns)) / (2 * math.log(theta))
-        return min(max(at, -size), size)
-
-    low = max(math.floor(pair(scaling.fast)), 0)
-    high = min(math.ceil(pair(scaling.slow)), size - 1)
-    width = high - low if high != low else 0.001
-    return ((torch.arange(size // 2, dtype=torch.float64, device=HOST) - low) / width).clamp(0, 1)
+    speeds, magnitude = tables.rope_speeds(size, theta, scaling)
+    return torch.from_numpy(speeds), magnitude
 
 
 def rope_angles(
@@ -194,23 +159,6 @@ class Rotary(nn.Module):
         """[N] -> cos, sin [N, 1, K/2], ready to broadcast over heads."""
         cos, sin = (table.index_select(0, positions).to(dtype) for table in (self.cos, self.sin))
         return cos[:, None], sin[:, None]
-
-
-# ---- slopes ---------------------------------------------------------------------------------------------------------
-
-
-def alibi_slopes(heads: int) -> tuple[float, ...]:
-    """2^(-8h/H) for h = 1..H; where H is no power of two, those of the power below, then every second of its double.
-
-    Press et al. 2021, "Train short, test long", section 3 and its published code.
-
-    >>> alibi_slopes(4)
-    (0.25, 0.0625, 0.015625, 0.00390625)
-    """
-    lower = 1 << (heads.bit_length() - 1)
-    slopes = [2.0 ** (-8 * h / lower) for h in range(1, lower + 1)]
-    between = [2.0 ** (-8 * h / (2 * lower)) for h in range(1, 2 * lower + 1, 2)]
-    return (*slopes, *between[: heads - lower])
 
 
 # ---- what is added to the embeddings --------------------------------------------------------------------------------

@@ -52,5 +52,7 @@ def _torch(
             raise GenerationError(f"torch runs without {what} of its own", found=f"{what} = {asked}", do="leave it out")
     from temaki.base import device as devices
     from temaki.generate.torch_executor import TorchExecutor
+    from temaki.model.linear import lengthwise
 
-    return TorchExecutor(opened.model().to(devices.choose()), slots, room, spare=spare, ahead=ahead)
+    model = lengthwise(opened.model().to(devices.choose()))
+    return TorchExecutor(model, slots, room, spare=spare, ahead=ahead)

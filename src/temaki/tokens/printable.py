@@ -24,7 +24,7 @@ def unprintable(text: str) -> bytes:
     b' a\\n'
     """
     try:
-        return bytes(_bytes()[character] for character in text)
+        return bytes(map(_bytes().__getitem__, text))
     except KeyError as error:
         raise TokenizerError("a character that stands for no byte", found=ascii(error.args[0])) from None
 

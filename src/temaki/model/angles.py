@@ -1,7 +1,6 @@
-"""Tables by place, made with NumPy: cosine and sine of rotary positions, sines of input positions; slopes of heads.
+"""Positions as NumPy tables, without torch: cosine and sine of rotary positions, sines of input ones, slopes of heads.
 
-The formulas are those of `model/positions.py`, their twin in torch, and tested equal. Letters: C places, K head size, D
-width.
+What torch computes with (`model/positions.py`) and what kernels read. Letters: C places, K head size, D width.
 """
 
 import math
@@ -20,8 +19,11 @@ from temaki.model.config import (
 )
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")  # what a damaged file says is no number of ours
 def rope_speeds(size: int, theta: float, scaling: ScalingConfig | None = None) -> tuple[ndarray, float]:
     """Radians a place of every pair, float64 [K/2], and what multiplies cosine and sine.
+
+    Sources: see the scalings in `config.py`.
 
     >>> rope_speeds(4, 10_000.0)
     (array([1.  , 0.01]), 1.0)
@@ -46,7 +48,10 @@ def rope_speeds(size: int, theta: float, scaling: ScalingConfig | None = None) -
 
 
 def _yarn_share(size: int, theta: float, scaling: YarnScalingConfig) -> ndarray:
-    """How far each pair is slowed, 0 to 1. Raises ConfigError for theta = 1, where all pairs turn alike."""
+    """How far each pair is slowed, 0 to 1: a ramp between the pairs that turn `fast` and `slow` times a context.
+
+    Raises ConfigError for theta = 1, where all pairs turn alike.
+    """
     if theta == 1:
         raise ConfigError("YaRN tells slow pairs from fast ones", found="theta = 1: all are alike", allowed="theta > 1")
 
@@ -85,6 +90,8 @@ def sinusoidal_table(width: int, base: float, places: int) -> ndarray:
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
     """2^(-8h/H) for h = 1..H; where H is no power of two, those of the power below, then every second of its double.
+
+    Press et al. 2021, "Train short, test long", section 3 and its published code.
 
     >>> alibi_slopes(4)
     (0.25, 0.0625, 0.015625, 0.00390625)
