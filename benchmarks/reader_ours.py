@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
-from temaki.study.executing import executor_of
 from turns import serve
 
 from temaki.cli import named
 from temaki.formats import open as opener
 from temaki.generate.executor import Work
+from temaki.study.executing import executor_of
 
 
 class Ours:

@@ -59,7 +59,7 @@ def generate(
     from temaki.base import config
     from temaki.base.errors import ConfigError
     from temaki.cli import named, prompts
-    from temaki.cli.generating import WAYS, Job, fits, shape_of, way_of
+    from temaki.cli.generating import DRAWN, WAYS, Job, fits, shape_of, way_of
     from temaki.cli.speakers import Speakers
     from temaki.formats import open as opener
     from temaki.generate.config import SamplingConfig
@@ -84,12 +84,15 @@ def generate(
     constraint = shape_of(regex, schema, choice or [])
     texts = prompts.given(prompt or [], file, jsonl)
     if compare is None:
-        said = ", ".join(f"{name} {value}" for name, value in base.items() if value != [])
+        silent = DRAWN - {"temperature"} if sampling.temperature == 0 else ()
+        said = ", ".join(f"{name} {value}" for name, value in base.items() if value != [] and name not in silent)
         print(f"{said}, seed {seed}", file=sys.stderr)
     opened = opener.open(named.path(model))
     tokenizer = asking.tokenizer_of(opened)
     ends = asking.ends_of(opened, tokenizer)
     room = asking.room_of(opened, tokenizer, texts, sampling, ends, cut)
+    if cut is None and room == opened.context:
+        print(f"answers end at the model's context of {room} tokens", file=sys.stderr)
     likely = 0 if best_of is not None else None
     asked = Asking(
         seed=seed, branches=best_of or n, logprobs=likely if logprobs is None else logprobs, ends=ends,

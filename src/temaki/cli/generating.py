@@ -74,7 +74,9 @@ def way_of(beam: int | None, contrastive: bool, compare: str | None, n: int, bes
     if sum(asked.values()) > 1:
         raise ConfigError("one of these at a time", found=" ".join(name for name, given in asked.items() if given))
     if best_of is not None and best_of < n:
-        raise ConfigError("--best-of keeps more answers than it makes", found=f"{best_of} for {n}", allowed=f"{n} up")
+        raise ConfigError(
+            "--best-of keeps more answers than it makes", found=f"{best_of} for {n}", allowed=f"{n} or more"
+        )
     if compare is not None:
         return _compared(compare)
     if beam is not None:
@@ -159,12 +161,21 @@ class Job:
         (request, (writer,)), *_ = text.prepared(
             self.executor, self.tokenizer, self.prompts, self.sampling, self.asking
         )
-        sys.stdout.write(self.prompts[0])
+        self._left_out(writer.left_out)
+        begun, read, length = False, 0, len(request.ids)
         with closing(text.written(engine, [(request, [writer])])) as parts:
             for _, more in parts:
+                if not begun and not writer.ids and writer.done is None:
+                    read = min(length, read + engine.chunk)
+                    self.work("reading: tokens", read, length)
+                    continue
+                if not begun:
+                    self.work.close()
+                    sys.stdout.write(self.prompts[0])
+                    begun = True
                 sys.stdout.write(more)
                 sys.stdout.flush()
-        sys.stdout.write("\n")
+        sys.stdout.write("\n" if begun else "")
         sys.stdout.flush()
         self._warn(writer.completion())
         self._drafts(engine)
@@ -216,6 +227,7 @@ class Job:
         error = "" if each.error is None else f"\nerror: {each.error}"
         say(facts, self.as_json, f"{one}\n{prompt}{each.text}{error}")
         sys.stdout.flush()
+        self._left_out(each.left_out, f"prompt {each.index}: " if len(self.prompts) > 1 else "")
         self._warn(each)
 
     def _logprobs(self, each: Completion) -> list[dict[str, Any]]:
@@ -236,10 +248,13 @@ class Job:
     def _warn(self, each: Completion) -> None:
         """What the user should know of an answer."""
         of = f"prompt {each.index}: " if len(self.prompts) > 1 else ""
-        if each.left_out:
-            print(f"{of}{each.left_out} tokens at the prompt's beginning were left out", file=sys.stderr)
         if each.done == "length" and self.asking.constraint is not None:
             print(f"{of}cut at {len(each.ids)} tokens, so it may not be all that was asked for", file=sys.stderr)
+
+    def _left_out(self, count: int, of: str = "") -> None:
+        """Say what a long prompt lost."""
+        if count:
+            print(f"{of}{count} tokens at the prompt's beginning were left out", file=sys.stderr)
 
     def _drafts(self, engine: Engine) -> None:
         line = told(engine, self.acceptance)

@@ -26,6 +26,11 @@ def lines(file: Path, key: str) -> list[str]:
 
 def given(prompts: Sequence[str], file: Path | None, jsonl: Path | None) -> list[str]:
     """All of them: as options, the one in a file, those of JSON lines; the empty prompt where there are none."""
+    for each in prompts:
+        if not each.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in each):
+            raise DataError(
+                "a prompt on the command line is not UTF-8", do="convert it, or give it in a file by --file"
+            )
     found = list(prompts)
     found += [text(file)] if file is not None else []
     found += lines(jsonl, "prompt") if jsonl is not None else []
@@ -48,7 +53,7 @@ def _line(line: str, where: str, key: str) -> str:
     if isinstance(found, dict):
         found = found.get(key)
     if not isinstance(found, str):
-        raise DataError(f"{where} has no text", allowed=f'{{"{key}": "..."}}, or a JSON string')
+        raise DataError(f"{where} has no text under {key!r}", allowed=f'{{"{key}": "..."}}, or a JSON string')
     try:
         found.encode()
     except UnicodeEncodeError:

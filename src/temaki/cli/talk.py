@@ -199,10 +199,12 @@ class Talk:
         return f"(saved to {file})"
 
     def _settings(self, changes: str) -> str:
-        table = config.mapping(self.sampling)
-        if changes:
+        table, words = config.mapping(self.sampling), changes.split()
+        if len(words) == 2 and "=" not in changes:
+            words = ["=".join(words)]
+        if words:
             self.sampling = checked(
-                config.read(SamplingConfig, config.override(table, changes.split()), where="settings"),
+                config.read(SamplingConfig, config.override(table, words), where="settings"),
                 self.executor.vocabulary,
             )
             table = config.mapping(self.sampling)

@@ -34,7 +34,7 @@ CHUNK = 512
 class BeamConfig:
     """How wide is searched, and which answers are good."""
 
-    beams: Annotated[int, Field(ge=1)] = 4
+    beams: Annotated[int, Field(ge=1, le=256)] = 4
     """Beginnings that are kept; each takes a slot. One until "enough" is the greedy answer."""
     best: Annotated[int, Field(ge=1)] = 1
     """Answers that are given, at most `beams`."""

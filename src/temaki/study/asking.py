@@ -77,7 +77,7 @@ def room_of(
     ends: text.Ends,
     cut: str | None = None,
 ) -> int:
-    """Ids that the longest of these prompts and its whole answer take; with `cut`, at most the model's context.
+    """Ids that the longest of these prompts and its whole answer take, at most the model's context: there answers end.
 
     Raises GenerationError where a prompt is longer than the model's context, and where the model has not learned so
     many positions.
@@ -104,7 +104,7 @@ def room_of(
             allowed=f"{context} ids",
             do="shorten it, or have its beginning left out: --cut left",
         )
-    return found
+    return context
 
 
 def advised(opened: Opened, context: int) -> dict[str, Any]:
@@ -121,6 +121,8 @@ def advised(opened: Opened, context: int) -> dict[str, Any]:
 def _read(file: Path) -> str:
     with file.open("rb") as opened:
         content = opened.read(4 * LONGEST + 1)  # bytes; a longer one is refused by its characters
+    if not content.strip():
+        raise DataError(f"the template in {file} is empty", do="write a Jinja template into it")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
