@@ -636,7 +636,7 @@ def test_a_request_is_taken_as_it_was_when_submitted():
         ([1, V], {}, rf"(?s){V}.*0 to {V - 1}"),
         ([-1], {}, "-1"),
         ([1], {"branches": 4}, "4 branches"),
-        ([1], {"branches": 0}, "0 branches"),
+        ([1], {"branches": 0}, "branches is a whole number"),
         ([1], {"logprobs": V + 1}, "log-probabilities"),
         ([1], {"stop": ("a",)}, "stop strings"),
     ],
