@@ -291,8 +291,8 @@ ids = rng.integers(0, 97, 2000).astype(np.int32)
 wanted = [made.run([Work(0, ids[at : at + 1], "last")]).logits for at in range(200)]
 made.close(0)
 assert "torch" not in sys.modules, "torch was loaded"
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     while True:
         made.run([Work(0, ids[:1500], "none")])
         made.close(0)
