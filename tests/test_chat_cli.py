@@ -158,7 +158,12 @@ def test_a_chat_is_saved_and_its_settings_change(place: Path, here: Chat) -> Non
     assert saved["settings"]["max_tokens"] == 2
     assert "saved.json exists already" in here("parrot", lines=b"/save saved.json\n", code=1).stderr
     assert "/save FILE" in here("parrot", lines=b"/save\n", code=1).stderr
-    assert "top_p" in here("parrot", lines=b"/settings top_p=7\n", code=2).stderr
+    assert "top_p" in here("parrot", lines=b"/settings top_p=7\n", code=1).stderr
+    wrong = here("parrot", lines=b"/nothing\n/settings temperature 0\n/settings temperature\nhi\n", code=1)
+    assert wrong.stdout == f"{SAID}\n"
+    assert "there is no command /nothing" in wrong.stderr
+    assert "temperature 0" in wrong.stderr
+    assert "a setting is KEY=VALUE" in wrong.stderr
 
 
 def test_drafts_change_nothing_in_a_chat_and_torch_stays_away(

@@ -307,8 +307,8 @@ def test_a_stop_string_in_the_middle_of_a_draft_cuts_ids_and_logprobs_as_plain_d
         (Regex("a/b/(["), r"wrong at character 6: unclosed"),
         (Regex(r"(a)\1"), r"wrong at character 4: backreferences are not supported"),
         (Regex("(?=a)b"), r"wrong at character 1: look-around"),
-        (Regex(r"\bfoo"), r"the regular expression is wrong: lookarounds not supported"),
-        (Regex(r"[^\s\S]"), r"the regular expression matches nothing"),
+        (Regex(r"\bfoo"), r"the regular expression is wrong: \^, \$ and \\b inside a pattern are not supported"),
+        (Regex(r"[^\s\S]"), r"the regular expression matches nothing.*found: nothing can match it"),
         (Regex("\ud800"), r"lone surrogate at character 1"),
         (Choice(()), r"a choice between no texts"),
         (Schema('{\n"type": }'), r"no JSON: .* in line 2, column 9"),
@@ -317,7 +317,10 @@ def test_a_stop_string_in_the_middle_of_a_draft_cuts_ids_and_logprobs_as_plain_d
         (Schema('{"type":"nope"}'), r"Invalid type: nope"),
         (Schema('{"properties":{"a":false},"type":"object","required":["a"]}'), r"required property 'a' is unsatis"),
         (Schema('{"type":"integer","minimum":5,"maximum":3}'), r"minimum \(5\) is greater than maximum \(3\)"),
-        (Schema('{"not":{}}'), r'Unimplemented keys: \["not"\]'),
+        (Schema('{"not":{}}'), r"cannot be used: keys that are not supported: not"),
+        (Schema('{"oneOf":[{"type":"integer"},{"type":"number"}]}'), r"oneOf whose parts may accept the same"),
+        (Schema('{"$ref":"http://a.b/c"}'), r"a \$ref to another document"),
+        (Schema('{"type":"string","pattern":"("}'), r"a pattern is wrong: unclosed group"),
         (Schema("[" * 100_000), r"nested too deeply"),
     ],
     ids=lambda value: str(value)[:30],
@@ -340,6 +343,8 @@ def test_what_does_not_go_together_is_refused() -> None:
         text.complete(Random(PADDED), BPE, ["x"], asking=asking)
     with pytest.raises(GenerationError, match="says itself where an answer ends"):
         text.complete(Random(PADDED), BPE, ["x"], SamplingConfig(stop=("b",)), asking=Asking(constraint=Regex("a")))
+    with pytest.raises(GenerationError, match=r"(?s)says itself where an answer ends.*min_tokens 2"):
+        text.complete(Random(PADDED), BPE, ["x"], SamplingConfig(min_tokens=2), asking=Asking(constraint=Regex("a")))
     with pytest.raises(GenerationError, match=r"(?s)at least one token.*0"):
         text.complete(Random(PADDED), BPE, ["x"], asking=Asking(heal=0))
 

@@ -149,7 +149,11 @@ def test_ways_side_by_side_with_their_diversity(temaki: Run) -> None:
     assert list(measured) == ["greedy", "top-p", "beam", "contrastive"]
     assert all(0 <= value <= 1 for each in measured.values() for name, value in each.items() if name != "way")
     assert {"distinct-1", "rep-2", "diversity"} <= set(measured["greedy"])
-    assert "=== top-p: distinct-1" in temaki(*MODEL, "--prompt", "ab", "--compare", "top-p").stdout
+    assert [each["way"] for each in found if "text" in each].count("greedy") == 1
+    plain = temaki(*MODEL, "--prompt", "ab", "--compare", "greedy,top-p", "--n", "2")
+    assert "=== top-p: distinct-1" in plain.stdout
+    assert "greedy: temperature 0.0, max_tokens 6, seed 0, one answer" in plain.stderr
+    assert "top-p: temperature 1.0, top_p 0.95, max_tokens 6, seed 0\n" in plain.stderr
 
 
 def test_constrained_answers_parse(temaki: Run) -> None:
@@ -195,6 +199,10 @@ def test_a_long_prompt_is_refused_or_cut_and_said(temaki: Run) -> None:
     length = len(TOKENIZER.encode("the abc 日 " * 8)) + 1
     assert lines_of(cut)[0]["left_out"] == length - (CONTEXT - 6)
     assert f"{length - (CONTEXT - 6)} tokens at the prompt's beginning were left out" in cut.stderr
+    huge = ("generate", "m", "--max-tokens", "100000000")
+    assert "leaves no room for a prompt" in temaki(*huge, "--file", "text", "--cut", "left", code=1).stderr
+    ends = temaki(*huge, "--prompt", "ab", "--temperature", "0")
+    assert f"answers end at the model's context of {CONTEXT} tokens" in ends.stderr
 
 
 @pytest.mark.parametrize(
@@ -209,7 +217,10 @@ def test_a_long_prompt_is_refused_or_cut_and_said(temaki: Run) -> None:
         (["--regex", "a", "--heal", "1"], 1, ["healed or constrained"]),
         (["--regex", "a", "--stop", "b"], 1, ["says itself where an answer ends"]),
         (["--heal", "0"], 1, ["at least one token"]),
+        (["--regex", "a", "min_tokens=2"], 1, ["says itself where an answer ends", "min_tokens 2"]),
+        (["--top-k", "5", "top_k=3"], 2, ["top_k is given twice", "--top-k and top_k=3"]),
         (["--beam", "0"], 2, ["beams", "0", "1"]),
+        (["--beam", "100000"], 2, ["beams", "256", "100000"]),
         (["--beam", "2", "--n", "3"], 2, ["more answers than beams"]),
         (["--beam", "2", "--temperature", "0.5"], 1, ["draws nothing"]),
         (["--beam", "2", "--contrastive"], 2, ["--beam --contrastive"]),

@@ -70,4 +70,5 @@ def chat(
         return
     if sys.stdin.isatty():
         print("/help says what else a line may be; Ctrl-D leaves", file=sys.stderr)
-    talk.loop()
+    if not talk.loop():
+        raise typer.Exit(1)

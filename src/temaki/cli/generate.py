@@ -24,7 +24,7 @@ def generate(
     jsonl: Path | None = typer.Option(None, help='Read prompts from JSON lines {"prompt": ".."}; - as above.'),
     n: int = typer.Option(1, min=1, help="Answers to each prompt."),
     best_of: int | None = typer.Option(None, min=1, help="Make so many, keep those the model finds likeliest."),
-    max_tokens: int = typer.Option(128, help="Longest answer in tokens."),
+    max_tokens: int | None = typer.Option(None, help="Longest answer in tokens; else 128."),
     temperature: float | None = typer.Option(None, help="0 takes the most probable token each time; else 0.8."),
     top_k: int | None = typer.Option(None, help="Only the k most probable tokens."),
     top_p: float | None = typer.Option(None, help="Only the smallest set whose probability reaches p; else 0.95."),
@@ -59,7 +59,7 @@ def generate(
     from temaki.base import config
     from temaki.base.errors import ConfigError
     from temaki.cli import named, prompts
-    from temaki.cli.generating import DRAWN, WAYS, Job, fits, shape_of, way_of
+    from temaki.cli.generating import WAYS, Job, fits, shape_of, told_of, twice, way_of
     from temaki.cli.speakers import Speakers
     from temaki.formats import open as opener
     from temaki.generate.config import SamplingConfig
@@ -70,7 +70,9 @@ def generate(
     given: dict[str, Any] = {
         **drawn, "max_tokens": max_tokens, "repetition_penalty": repetition_penalty, "stop": list(stop or []),
     }  # fmt: skip
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value not in (None, [])}
+    twice(given, changes or [])
+    given = {"max_tokens": SamplingConfig().max_tokens, **given}
     ways = way_of(beam, contrastive, compare, n, best_of)
     fits(ways, propose, logprobs, json)
     base = config.override({**ways[0].table, **given} if len(ways) == 1 else given, changes or [])
@@ -84,9 +86,7 @@ def generate(
     constraint = shape_of(regex, schema, choice or [])
     texts = prompts.given(prompt or [], file, jsonl)
     if compare is None:
-        silent = DRAWN - {"temperature"} if sampling.temperature == 0 else ()
-        said = ", ".join(f"{name} {value}" for name, value in base.items() if value != [] and name not in silent)
-        print(f"{said}, seed {seed}", file=sys.stderr)
+        print(f"{told_of(base)}, seed {seed}", file=sys.stderr)
     opened = opener.open(named.path(model))
     tokenizer = asking.tokenizer_of(opened)
     ends = asking.ends_of(opened, tokenizer)

@@ -106,6 +106,25 @@ def _compared(names: str) -> list[Way]:
     return [COMPARED[name] for name in dict.fromkeys(found)]
 
 
+def told_of(table: Mapping[str, Any]) -> str:
+    """Settings as a line; a greedy answer says none of those that only a draw heeds.
+
+    >>> told_of({"temperature": 0.0, "top_p": 0.95, "max_tokens": 8})
+    'temperature 0.0, max_tokens 8'
+    """
+    silent = DRAWN - {"temperature"} if table.get("temperature") == 0 else ()
+    return ", ".join(f"{name} {value}" for name, value in table.items() if value != [] and name not in silent)
+
+
+def twice(given: Mapping[str, Any], changes: Sequence[str]) -> None:
+    """Raises ConfigError for a setting that is both an option and a change."""
+    for change in changes:
+        name = change.partition("=")[0].strip()
+        if name in given:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{name} is given twice", found=f"{option} and {change}", do="leave one of them out")
+
+
 def shape_of(regex: str | None, schema: Path | None, choice: Sequence[str]) -> Shape | None:
     """What the answer must look like. Raises ConfigError for more than one shape."""
     shapes: list[Shape] = [Regex(regex)] if regex is not None else []
@@ -141,15 +160,21 @@ class Job:
         if way.search is None and len(self.prompts) * self.asking.branches == 1 and not self.as_json:
             self._stream()
             return
-        for each in self._kept(self._answers(way, self.sampling)):
+        for each in self._kept(self._answers(way, self.sampling, self.asking)):
             self._say(each)
 
     def compare(self, ways: Sequence[Way]) -> None:
         """Write the answers of several ways, and how varied those of each are."""
         table = {name: value for name, value in self.base.items() if name not in DRAWN}
         for way in ways:
-            sampling = config.read(SamplingConfig, {**way.table, **table}, where=way.name)
-            found = list(self._answers(way, sampling))
+            settings = {**way.table, **table}
+            sampling = config.read(SamplingConfig, settings, where=way.name)
+            asking = self.asking
+            if sampling.temperature == 0 and asking.branches > 1:  # all would be the same
+                asking = replace(asking, branches=1)
+            once = ", one answer: all would be the same" if asking is not self.asking else ""
+            print(f"{way.name}: {told_of(settings)}, seed {asking.seed}{once}", file=sys.stderr)
+            found = list(self._answers(way, sampling, asking))
             for each in found:
                 self._say(each, way.name)
             measured = _measured([each.ids for each in found])
@@ -163,35 +188,38 @@ class Job:
         )
         self._left_out(writer.left_out)
         begun, read, length = False, 0, len(request.ids)
-        with closing(text.written(engine, [(request, [writer])])) as parts:
-            for _, more in parts:
-                if not begun and not writer.ids and writer.done is None:
-                    read = min(length, read + engine.chunk)
-                    self.work("reading: tokens", read, length)
-                    continue
-                if not begun:
-                    self.work.close()
-                    sys.stdout.write(self.prompts[0])
-                    begun = True
-                sys.stdout.write(more)
-                sys.stdout.flush()
-        sys.stdout.write("\n" if begun else "")
-        sys.stdout.flush()
+        try:
+            with closing(text.written(engine, [(request, [writer])])) as parts:
+                for _, more in parts:
+                    if not begun and not writer.ids and writer.done is None:
+                        read = min(length, read + engine.chunk)
+                        self.work("reading: tokens", read, length)
+                        continue
+                    if not begun:
+                        self.work.close()
+                        sys.stdout.write(self.prompts[0])
+                        begun = True
+                    sys.stdout.write(more)
+                    sys.stdout.flush()
+        finally:  # an error too begins on a new line
+            self.work.close()
+            sys.stdout.write("\n" if begun else "")
+            sys.stdout.flush()
         self._warn(writer.completion())
         self._drafts(engine)
         if writer.error is not None:
             raise GenerationError(writer.error)
 
-    def _answers(self, way: Way, sampling: SamplingConfig) -> Iterator[Completion]:
+    def _answers(self, way: Way, sampling: SamplingConfig, asking: Asking) -> Iterator[Completion]:
         what = f"{way.name}: tokens"
-        asked = (self.executor, self.tokenizer, self.prompts, sampling, self.asking)
+        asked = (self.executor, self.tokenizer, self.prompts, sampling, asking)
         if isinstance(way.search, BeamConfig):
             yield from searched.beams(*asked, way.search, lambda done, of: self.work(what, done, of))
         elif way.search is not None:
             yield from searched.contrasted(*asked, way.search, lambda done, of: self.work(what, done, of))
         else:
             engine = Engine(self.executor, **self.engine)
-            many = len(self.prompts) * self.asking.branches
+            many = len(self.prompts) * asking.branches
             for count, each in enumerate(text.ended(engine, *asked[1:]), 1):
                 if many > 1:
                     self.work("answers", count, many)

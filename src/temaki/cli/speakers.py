@@ -1,5 +1,6 @@
 """Who speaks for a verb: the executor that its options name, an engine over it, and who drafts."""
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -54,6 +55,8 @@ class Speakers:
         from temaki.formats import open as opener
         from temaki.study import executing, proposing
 
+        if self.bits is not None and (said := _kept(opened)) is not None:
+            print(f"--bits {self.bits} {said}", file=sys.stderr)
         made: dict[str, Any] = {"bits": self.bits, "cache": self.cache, "threads": self.threads}
         if self.propose is None:
             found = executing.executor_of(opened, slots, room, spare=spare, kind=self._kind, **made)
@@ -71,6 +74,23 @@ class Speakers:
     def _kind(self) -> Any:
         """A Literal by now: see `check`."""
         return self.executor
+
+
+def _kept(opened: "Opened") -> str | None:
+    """What to say of fewer bits where a file holds matrices in blocks, which keep theirs; None where it holds none."""
+    from temaki.model.quantise import Blocks
+    from temaki.model.quantise_kinds import KINDS
+
+    matrices = [weight for weight in opened.trunk().weights().values() if len(weight.shape) > 1]
+    stored = [each for weight in matrices for each, _ in weight.parts]
+    blocks = [isinstance(each, Blocks) and KINDS[each.kind].numbers > 1 for each in stored]
+    if not any(blocks):
+        return None
+    return (
+        "changes nothing: the weights are in blocks of few bits already"
+        if all(blocks)
+        else ("changes only the float weights: the others are in blocks of few bits already")
+    )
 
 
 def told(engine: "Engine", acceptance: str) -> str | None:

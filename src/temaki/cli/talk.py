@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from temaki.base import config
-from temaki.base.errors import DataError, GenerationError, TemakiError
+from temaki.base.errors import ConfigError, DataError, GenerationError, TemakiError
 from temaki.cli.said import say
 from temaki.generate.config import SamplingConfig, checked
 from temaki.generate.conversation import Conversation
@@ -101,35 +101,46 @@ class Talk:
                 seed=self.seed,
                 ends=conversation.ends,
             )
-            with closing(iter(reply)) as steps:
-                for more in steps:
-                    if not self.as_json:
-                        sys.stdout.write(more)
-                        sys.stdout.flush()
-                    if stopping.asked:
-                        self.interrupts += 1
-                        break
-        if not self.as_json:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            begun = False
+            try:
+                with closing(iter(reply)) as steps:
+                    for more in steps:
+                        if not self.as_json:
+                            sys.stdout.write(more)
+                            sys.stdout.flush()
+                        begun = True
+                        if stopping.asked:
+                            self.interrupts += 1
+                            break
+            finally:  # an error too begins on a new line
+                if begun and not self.as_json:
+                    sys.stdout.write("\n")
+                    sys.stdout.flush()
         return reply.completion, self.executor.read - before
 
-    def loop(self) -> None:
-        """Read lines to their end. On a terminal an error is said and the chat goes on; from a pipe it is raised."""
+    def loop(self) -> bool:
+        """Read lines to their end; whether every command of a pipe was a right one.
+
+        On a terminal an error is said and the chat goes on. From a pipe one of a command is said, and the next lines
+        are read; one of a message is raised, since what follows builds on its answer.
+        """
         terminal = sys.stdin.isatty()
         if terminal and find_spec("readline") is not None:
             import_module("readline")  # by being there, it gives `input` its keys and its history
+        right = True
         for line in self._lines(_typed if terminal else _piped):
             self.interrupts = 0
             try:
                 if not self._command(line):
-                    return
+                    return right
             except TemakiError as error:
-                if not terminal:
+                if not terminal and _is_message(line):
                     raise
+                right = terminal
                 print(f"error: {error}", file=sys.stderr)
             except KeyboardInterrupt:  # the second one in an answer
-                return
+                return right
+        return right
 
     def _lines(self, read: Callable[[], str | None]) -> Iterator[str]:
         """Lines with something in them, until there is none or Ctrl-C was pressed twice."""
@@ -149,7 +160,7 @@ class Talk:
 
     def _command(self, line: str) -> bool:
         """Do what a line says: a command or a message; False: leave."""
-        if not line.startswith("/") or line.startswith("//"):
+        if _is_message(line):
             found = self.answer(line[1:] if line.startswith("//") else line)
             if found.done == "cancelled":
                 print("(stopped)", file=sys.stderr)
@@ -202,6 +213,9 @@ class Talk:
         table, words = config.mapping(self.sampling), changes.split()
         if len(words) == 2 and "=" not in changes:
             words = ["=".join(words)]
+        for word in words:
+            if "=" not in word:
+                raise ConfigError("a setting is KEY=VALUE", found=word, do="/settings temperature=0.5 top_k=40")
         if words:
             self.sampling = checked(
                 config.read(SamplingConfig, config.override(table, words), where="settings"),
@@ -209,6 +223,11 @@ class Talk:
             )
             table = config.mapping(self.sampling)
         return ", ".join(f"{name} {value}" for name, value in table.items() if value != [])
+
+
+def _is_message(line: str) -> bool:
+    """It is for the model; other lines are commands."""
+    return not line.startswith("/") or line.startswith("//")
 
 
 def _typed() -> str | None:

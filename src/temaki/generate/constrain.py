@@ -29,6 +29,14 @@ JSON_STYLE: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separato
 """One line, as Python writes it: a model that may choose its spaces can go on with them for ever."""
 FORCED = 1000
 """Bytes of forced text that are spelled at a time."""
+SEE = "write it otherwise; docs/generation.md says what is supported"
+WORDS = {
+    "NoExtensionBias": "nothing can match it",
+    "oneOf constraints": "oneOf whose parts may accept the same text is not supported; anyOf is",
+    "is not present in a registry": "a $ref to another document is not supported",
+    "lookarounds not supported": "^, $ and \\b inside a pattern are not supported",
+}
+"""What llguidance says, and what is said instead."""
 KEPT = 4
 """Vocabularies kept ready: one of 49k tokens takes 0.2 s and some MB."""
 
@@ -81,7 +89,7 @@ class Schema:
         try:
             return LLMatcher.grammar_from_json_schema(json.dumps(content), overrides=JSON_STYLE)
         except ValueError as error:
-            raise GenerationError(f"the JSON schema cannot be used: {_first(str(error))}") from None
+            raise GenerationError(f"the JSON schema cannot be used: {_plain(str(error))}", do=SEE) from None
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,9 @@ class Vocabulary:
             first.mask()
         except GenerationError as error:
             raise GenerationError(
-                f"{_named(shape)} matches nothing that this vocabulary can spell", found=error.found
+                f"{_named(shape)} matches nothing that this vocabulary can spell",
+                found=error.found,
+                do="change it so that some text matches it",
             ) from None
         return Grammar(first)
 
@@ -192,7 +202,7 @@ class _Matcher:
             found = repr(self._vocabulary.tokens[id]) if 0 <= id < size else str(id)
             raise GenerationError("the constraint does not allow this token here", found=found)
         if not self._inner.consume_token(id):
-            raise GenerationError("the constraint cannot be followed", found=_first(self._inner.get_error()))
+            raise GenerationError("the constraint cannot be followed", found=_plain(self._inner.get_error()))
         self._mask = None
 
     def copy(self) -> "_Matcher":
@@ -203,7 +213,7 @@ class _Matcher:
         if self._mask is None:
             bits = np.frombuffer(self._inner.compute_bitmask(), np.uint8)
             if self._inner.is_error():
-                raise GenerationError("nothing can follow", found=_first(self._inner.get_error()))
+                raise GenerationError("nothing can follow", found=_plain(self._inner.get_error()))
             size = self._vocabulary.size
             self._mask = np.unpackbits(bits, count=size + 1, bitorder="little").view(np.bool_)
             self._mask[self._vocabulary.stop] = self._mask[size]
@@ -252,14 +262,16 @@ def _named(shape: Shape) -> str:
 def _refused(shape: Shape, said: str) -> GenerationError:
     """What llguidance says of a grammar, as ours: what is wrong and where."""
     if not isinstance(shape, Regex):
-        return GenerationError(f"{_named(shape)} cannot be used: {_first(said)}")
+        return GenerationError(f"{_named(shape)} cannot be used: {_plain(said)}", do=SEE)
     reason = re.search(r"^error: (.+)$", said, re.MULTILINE)
     caret = re.search(r"^ {4}( *)\^", said, re.MULTILINE)
     if reason is None or caret is None:
         after = said.partition("(in regex): ")[2] or said
-        return GenerationError(f"the regular expression is wrong: {_first(after)}", found=shape.pattern)
+        return GenerationError(f"the regular expression is wrong: {_plain(after)}", found=shape.pattern, do=SEE)
     at = _unescaped(shape.pattern, len(caret[1]))
-    return GenerationError(f"the regular expression is wrong at character {at + 1}: {reason[1]}", found=shape.pattern)
+    return GenerationError(
+        f"the regular expression is wrong at character {at + 1}: {reason[1]}", found=shape.pattern, do=SEE
+    )
 
 
 def _unescaped(pattern: str, column: int) -> int:
@@ -284,6 +296,15 @@ def _encodable(text: str, what: str) -> str:
     return text
 
 
-def _first(said: str) -> str:
-    """The first line of a message."""
-    return said.strip().partition("\n")[0]
+def _plain(said: str) -> str:
+    """What llguidance says, in its first line and in words of ours.
+
+    >>> _plain('Unimplemented keys: ["if", "not"]')
+    'keys that are not supported: if, not'
+    """
+    reason = re.search(r"^error: (.+)$", said, re.MULTILINE)  # of a pattern within a schema
+    line = f"a pattern is wrong: {reason[1]}" if reason is not None else said.strip().partition("\n")[0]
+    keys = re.match(r"Unimplemented keys: \[(.*)\]", line)
+    if keys is not None:
+        return "keys that are not supported: " + keys[1].replace('"', "")
+    return next((ours for theirs, ours in WORDS.items() if theirs in line), line)

@@ -225,7 +225,7 @@ def _prepared(
     found = []
     for index, ids in enumerate(rows):
         with _of_prompt(index, len(rows)):
-            left, left_out = _shortened(ids, executor.room - settings.max_tokens, len(ends.front), asking)
+            left, left_out = _shortened(ids, executor.room, settings.max_tokens, len(ends.front), asking)
             back = _stepped_back(tokenizer, left, asking, executor.vocabulary)
         writers = [
             Writer(
@@ -290,19 +290,24 @@ def _constraint(
         return None
     if stops:
         raise GenerationError("a constraint says itself where an answer ends", found=f"stop {list(stops)}")
+    if settings.min_tokens:
+        raise GenerationError(
+            "a constraint says itself where an answer ends", found=f"min_tokens {settings.min_tokens}"
+        )
     stop_ids = tuple(sorted(set(settings.stop_ids)))
     words = constrain.vocabulary(tokenizer, executor.vocabulary, stop_ids)
     return words.constraint(asking.constraint)
 
 
-def _shortened(ids: ndarray, most: int, front: int, asking: Asking) -> tuple[ndarray, int]:
-    """A prompt of at most so many ids, where that is wanted, and how many were left out."""
+def _shortened(ids: ndarray, room: int, asked: int, front: int, asking: Asking) -> tuple[ndarray, int]:
+    """A prompt that leaves room for `asked` tokens, where that is wanted, and how many ids were left out."""
+    most = room - asked
     if asking.cut is None or len(ids) <= most:
         return ids, 0
     if most <= front:
         raise GenerationError(
             "the longest answer leaves no room for a prompt",
-            found=f"{most} ids left",
+            found=f"{max(0, most)} ids left beside {asked} tokens",
             allowed=f"more than {front}",
             do="lower max_tokens",
         )

@@ -89,7 +89,7 @@ def room_of(
         return found
     longest = found - sampling.max_tokens
     if cut is not None:
-        return max(context, sampling.max_tokens + 1) if learned is None else context
+        return context
     if learned is not None and found > learned:
         raise GenerationError(
             "the longest prompt and its answer are longer than the positions the model has learned",
