@@ -26,7 +26,6 @@ from temaki.model.config import (
     PlainFfnConfig,
     ReluConfig,
     RmsNormConfig,
-    S4DConfig,
     SiluConfig,
     SwigluConfig,
     ffn_width,
@@ -359,5 +358,6 @@ def test_heads_that_cannot_go_are_named(name: str, layer: int, heads: list[int],
 
 def test_the_union_of_layers_is_what_these_tests_range_over() -> None:
     assert set(build.FFNS) == {*(type(config) for config, _ in FORMULAS.values()), ExpertsConfig}
-    assert set(build.NORMS) == {RmsNormConfig, LayerNormConfig}
-    assert set(build.MIXERS) == {AttentionConfig, S4DConfig}
+    every = [block for pattern in variants.PATTERNS.values() for block in pattern]
+    assert set(build.NORMS) == {type(block.norm) for block in every}
+    assert set(build.MIXERS) == {type(block.mixer) for block in every}

@@ -1,9 +1,13 @@
 """The compiled executor: equal to torch; for one row the same bits however it is read, beside whomever, on threads."""
 
+import gc
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -68,7 +72,20 @@ def worst(found: ndarray, wanted: ndarray) -> float:
 
 
 def test_what_has_no_kernels_is_refused_with_a_reason() -> None:
-    assert set(variants.EVERY) - set(SERVED) == {"s4d", "hybrid", "prefix", "experts", "capped-prefix"}
+    served = {"attention-half", "grouped", "window", "alibi", "gpt2", "post", "gemma", "qwen", "yarn-llama3"}
+    unserved = {
+        "s4d",
+        "hybrid",
+        "prefix",
+        "experts",
+        "capped-prefix",
+        "rwkv",
+        "lstm-attention",
+        "batch-norm",
+        "no-norm",
+    }
+    assert served <= set(SERVED)
+    assert unserved <= set(variants.EVERY) - set(SERVED)
     assert "s4d" in (refusal(variants.config("s4d")) or "")
 
 
@@ -341,3 +358,35 @@ def test_the_real_model_says_the_golden_words(data: Callable[[str], Path]) -> No
                 break
             logits = made.run([Work(0, np.array([wanted], np.int32), "last")]).logits[0]
         made.close(0)
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(GenerationError, match="needs a thread"):
+        executor("grouped", threads=0)
+
+
+def test_a_dropped_executor_leaves_neither_threads_nor_arenas() -> None:
+    before = {each for each in threading.enumerate() if each.name.startswith("temaki")}
+    made = executor("grouped", threads=3)
+    said(made)
+    gone = [weakref.ref(each) for each in (made, made.cache.data)]
+    del made
+    gc.collect()
+    limit = time.monotonic() + 20
+    left = {each for each in threading.enumerate() if each.name.startswith("temaki")} - before
+    while any(each.is_alive() for each in left) and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert not any(each.is_alive() for each in left)
+    assert [each() for each in gone] == [None, None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", ["+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt,+sse4.2", ""], ids=["avx2", "plain"])
+def test_the_executor_holds_on_other_processors(features: str) -> None:
+    """The tests above, compiled for a processor with these features alone. A name alone changes nothing in LLVM."""
+    name = "haswell" if features else "generic"
+    environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert " passed" in done.stdout

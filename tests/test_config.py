@@ -283,7 +283,17 @@ POSITION = (
         scaling=st.none() | SCALING,
     )
     | st.just(m.AlibiConfig())
+    | st.builds(m.BucketsConfig, count=st.integers(1, 64).map(lambda half: 2 * half), distance=st.integers(200, 999))
     | UNPLACED
+)
+MAP = (
+    st.builds(m.SoftmaxConfig, cap=st.none() | POSITIVE)
+    | st.sampled_from([m.SparsemaxConfig(), m.SigmoidConfig(), m.SinkConfig(), m.ScalableConfig()])
+    | st.builds(m.EntmaxConfig, alpha=st.floats(1.1, 1.9), learned=st.booleans())
+    | st.builds(m.TopKConfig, k=st.integers(1, 99))
+    | st.builds(m.TaylorConfig, order=st.sampled_from([2, 4, 6, 8]))
+    | st.builds(m.GumbelConfig, temperature=POSITIVE)
+    | st.builds(m.PerturbConfig, points=st.integers(8, 256))
 )
 ATTENTION = st.builds(
     lambda groups, several, sight, **rest: m.AttentionConfig(
@@ -293,18 +303,35 @@ ATTENTION = st.builds(
     several=st.sampled_from([1, 2, 4]),
     size=st.none() | st.sampled_from([2, 6, 128]),
     position=POSITION,
-    map=st.builds(m.SoftmaxConfig, cap=st.none() | POSITIVE),
+    map=MAP,
     sight=st.tuples(st.sampled_from(["causal", "prefix", "bidirectional"]), st.none())
     | st.tuples(st.just("causal"), st.integers(1, 1000)),
     bias=st.sampled_from(["none", "qkv", "all"]),
     qk_norm=st.booleans(),
     scale=st.none() | POSITIVE,
 )
-MIXER = ATTENTION | st.builds(
-    m.S4DConfig,
-    states=st.integers(1, 64).map(lambda half: 2 * half),
-    step_min=st.floats(1e-5, 1e-3),
-    step_max=st.floats(1e-3, 1.0),
+EVEN = st.integers(1, 64).map(lambda half: 2 * half)
+STEPS = {"step_min": st.floats(1e-5, 1e-3), "step_max": st.floats(1e-3, 1.0)}
+FEW = st.integers(1, 8)
+HEADS = st.sampled_from([1, 2, 4])
+HIDDEN_SIZE = st.none() | st.integers(1, 100)
+MIXER = (
+    ATTENTION
+    | st.builds(m.S4DConfig, states=EVEN, **STEPS)
+    | st.builds(m.S4Config, states=EVEN, length=st.integers(1, 9000), **STEPS)
+    | st.builds(m.RtfConfig, states=st.integers(1, 64), length=st.integers(65, 9000))
+    | st.builds(m.S5Config, states=EVEN, **STEPS)
+    | st.builds(
+        m.LruConfig, states=FEW, radius_min=st.floats(0, 0.5), radius_max=st.floats(0.6, 0.99), phase_max=POSITIVE
+    )
+    | st.builds(m.MambaConfig, expand=FEW, states=FEW, conv=FEW, rank=st.none() | FEW, **STEPS)
+    | st.builds(m.Mamba2Config, heads=HEADS, expand=FEW, states=FEW, conv=FEW, **STEPS)
+    | st.builds(m.RetNetConfig, heads=HEADS, theta=POSITIVE)
+    | st.builds(m.RwkvConfig, heads=HEADS, rank=FEW)
+    | st.builds(m.DeltaNetConfig, heads=HEADS, conv=FEW)
+    | st.builds(m.RnnConfig, size=HIDDEN_SIZE)
+    | st.builds(m.GruConfig, size=HIDDEN_SIZE)
+    | st.builds(m.LstmConfig, size=HIDDEN_SIZE)
 )
 HIDDEN = {"width": st.none() | st.integers(1, 10_000), "bias": st.booleans()}
 FORM = st.sampled_from(["tanh", "erf"])
@@ -323,8 +350,12 @@ FFN = PLAIN | st.builds(
     renormalise=st.booleans(),
     balance=st.floats(0, 1),
 )
-NORM = st.builds(m.RmsNormConfig, eps=st.floats(1e-12, 1.0)) | st.builds(
-    m.LayerNormConfig, eps=st.floats(1e-12, 1.0), bias=st.booleans()
+EPS = st.floats(1e-12, 1.0)
+NORM = (
+    st.builds(m.RmsNormConfig, eps=EPS)
+    | st.builds(m.LayerNormConfig, eps=EPS, bias=st.booleans())
+    | st.builds(m.BatchNormConfig, eps=EPS, momentum=st.floats(0.01, 1.0))
+    | st.just(m.NoNormConfig())
 )
 BLOCK = st.builds(
     m.BlockConfig, mixer=MIXER, ffn=FFN, norm=NORM, order=st.sampled_from(["pre", "post", "sandwich"])
@@ -395,8 +426,16 @@ def test_the_unions_are_what_these_tests_range_over():
         m.AttentionConfig, m.S4DConfig, m.SwigluConfig, m.GegluConfig, m.GeluConfig, m.SiluConfig, m.ReluConfig,
         m.ExpertsConfig, m.RmsNormConfig, m.LayerNormConfig, m.BlockConfig, m.DecoderConfig,
         m.ParallelHeadsConfig, m.SequentialHeadsConfig, m.MedusaHeadsConfig, m.FurtherConfig,
+        m.BucketsConfig, m.SparsemaxConfig, m.EntmaxConfig, m.TopKConfig, m.TaylorConfig, m.GumbelConfig,
+        m.PerturbConfig, m.SigmoidConfig, m.SinkConfig, m.ScalableConfig, m.S4Config, m.RtfConfig, m.S5Config,
+        m.LruConfig, m.MambaConfig, m.Mamba2Config, m.RetNetConfig, m.RwkvConfig, m.DeltaNetConfig, m.RnnConfig,
+        m.GruConfig, m.LstmConfig, m.BatchNormConfig, m.NoNormConfig,
     }  # fmt: skip
     assert members == seen, "a new variant: add it to the strategies above"
+
+
+def stack(mixer: Mapping[str, Any], width: int) -> dict[str, Any]:
+    return {"vocabulary": 9, "width": width, "depth": 1, "pattern": [{"mixer": mixer}]}
 
 
 @pytest.mark.parametrize(
@@ -407,6 +446,14 @@ def test_the_unions_are_what_these_tests_range_over():
         (m.ExpertsConfig, {"experts": 2, "top": 3}, "more than experts"),
         (m.Llama3ScalingConfig, {"factor": 2.0, "context": 9, "low": 4.0, "high": 4.0}, "must be below high"),
         (m.LinearScalingConfig, {"factor": 0.5}, "factor"),
+        (m.EntmaxConfig, {"alpha": 2.5, "learned": True}, "between 1 and 2"),
+        (m.RtfConfig, {"states": 64, "length": 64}, "below length"),
+        (m.LruConfig, {"radius_min": 0.9, "radius_max": 0.8}, "below radius_max"),
+        (m.S5Config, {"step_min": 0.2}, "above step_max"),
+        (m.ModelConfig, stack({"kind": "retnet", "heads": 4}, 12), "must be even"),
+        (m.ModelConfig, stack({"kind": "rwkv", "heads": 5}, 12), "multiple of the heads of rwkv (5)"),
+        (m.ModelConfig, stack({"kind": "deltanet", "heads": 5}, 12), "multiple of the heads of deltanet (5)"),
+        (m.ModelConfig, stack({"kind": "mamba2", "heads": 5}, 12), "expand * width (24)"),
     ],
 )
 def test_fields_that_contradict_each_other_are_named(kind: Any, found: Mapping[str, Any], says: str):

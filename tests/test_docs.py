@@ -37,7 +37,7 @@ def desk(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/tour.md", "docs/models.md", "docs/training.md", "docs/generation.md"]
+    "page", ["README.md", "docs/tour.md", "docs/models.md", "docs/training.md", "docs/generation.md", "docs/lab.md"]
 )
 def test_every_command_runs(page: str, desk: Path) -> None:
     ran = 0

@@ -21,7 +21,19 @@ from temaki.generate.request import Request, Row
 from temaki.generate.speculate import Draft
 from temaki.generate.torch_executor import TorchExecutor
 from temaki.model import build
-from temaki.model.config import AttentionConfig, BlockConfig, DecoderConfig, RopeConfig, S4DConfig, SwigluConfig
+from temaki.model.config import (
+    AttentionConfig,
+    BlockConfig,
+    DecoderConfig,
+    DeltaNetConfig,
+    LstmConfig,
+    MambaConfig,
+    RopeConfig,
+    RtfConfig,
+    RwkvConfig,
+    S4DConfig,
+    SwigluConfig,
+)
 
 ROOM = 24
 
@@ -34,6 +46,11 @@ MIXERS = {
     "attention": block(AttentionConfig(heads=4, kv_heads=2, position=RopeConfig())),
     "window": block(AttentionConfig(heads=2, window=5, position=RopeConfig())),
     "s4d": block(S4DConfig(states=8)),
+    "mamba": block(MambaConfig(states=4)),
+    "deltanet": block(DeltaNetConfig(heads=2)),
+    "lstm": block(LstmConfig(size=24)),
+    "rwkv": block(RwkvConfig(heads=2, rank=4)),
+    "rtf": block(RtfConfig(states=6, length=64)),
 }
 COMPILED: dict[str, tuple[Literal[8, 4] | None, CacheKind]] = {
     "compiled": (None, "float32"),

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine_told import Story, finish
 from temaki.base import keys, rows
 from temaki.base.errors import ConfigError, GenerationError
 from temaki.generate import engine as engine_module
@@ -20,7 +21,7 @@ from temaki.generate import sampling, text, torch_executor
 from temaki.generate.config import SamplingConfig
 from temaki.generate.engine import Engine
 from temaki.generate.executor import Answer, Saved, Work
-from temaki.generate.request import Event, Request
+from temaki.generate.request import Request
 from temaki.generate.torch_executor import TorchExecutor
 from temaki.model import build, linear
 from temaki.model.config import (
@@ -101,38 +102,6 @@ def ask(ids: Sequence[int], seed: int = 0, branches: int = 1, first: int = 0, lo
         first=first,
         logprobs=logprobs,
     )
-
-
-class Story:
-    """What an engine said, gathered by (request, branch)."""
-
-    def __init__(self) -> None:
-        self.ids: dict[tuple[int, int], list[int]] = {}
-        self.done: dict[tuple[int, int], str] = {}
-        self.errors: dict[tuple[int, int], str | None] = {}
-        self.logprobs: dict[tuple[int, int], list[request_module.LogProbs]] = {}
-
-    def take(self, events: Sequence[Event]) -> None:
-        for event in events:
-            key = (event.request, event.branch)
-            assert key not in self.done, "an answer went on after its end"
-            self.ids.setdefault(key, []).extend(event.ids.tolist())
-            assert event.ids.dtype == np.int32
-            if event.logprobs is not None:
-                self.logprobs.setdefault(key, []).append(event.logprobs)
-            if event.done is not None:
-                self.done[key] = event.done
-                self.errors[key] = event.error
-
-
-def finish(engine: Engine, story: Story | None = None) -> Story:
-    story = Story() if story is None else story
-    while not engine.idle:
-        events = engine.step()
-        assert events, "a step without events, though not idle"
-        story.take(events)
-    assert engine.step() == []
-    return story
 
 
 def serve(executor, asked: Sequence[Request], chunk: int = 512) -> Story:

@@ -1,5 +1,8 @@
 """Laws of the decoder, over every variant."""
 
+import math
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +19,26 @@ from temaki.optim.config import OptimConfig
 from temaki.optim.groups import groups
 from temaki.optim.optimizer import Optimizer
 from variants import DTYPES, EVERY, NAMES, close, pieces
+
+
+@dataclass(frozen=True)
+class Weaker:
+    """A law that holds less strictly, or not at all, for some. A law that fails and is not listed here fails."""
+
+    law: str
+    variants: tuple[str, ...]
+    allowed: float
+    """Of the largest value; infinite where it does not hold."""
+    why: str
+
+
+EXCEPTIONS = (
+    Weaker("causal bits", ("s4-rtf",), 1e-5, "kernels are convolved by FFT, which mixes all places"),
+    Weaker("packed, in training", ("batch-norm",), math.inf, "moments are taken over all places"),
+    Weaker("causal, in training", ("batch-norm",), math.inf, "moments are taken over all places"),
+    Weaker("accumulated", ("batch-norm",), math.inf, "each micro-batch has moments of its own"),
+    Weaker("processes", ("batch-norm",), math.inf, "several would learn another model: refused before step 0"),
+)
 
 every_variant = pytest.mark.parametrize("name", EVERY)
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
@@ -41,10 +64,11 @@ def test_pieces_of_nothing_say_and_teach_nothing(name: str, parts: list[list[int
     model = variants.model(name)
     read, alone = rows(parts), logits(model, rows([[1, 2]]))
     found = logits(model, read)
-    assert torch.equal(found, logits(model, read, model.new_state(3, 10).at(range(len(parts)))))
-    assert found.shape == (len(read.ids), variants.VOCABULARY)
+    stepped = logits(model, read, model.new_state(3, 10).at(range(len(parts))))
+    assert found.shape == stepped.shape == (len(read.ids), variants.VOCABULARY)
     if len(read.ids):
         close(found, alone)
+        close(stepped, alone)
     model.head.nll(model(read), torch.zeros_like(read.ids), torch.ones(len(read.ids))).backward()
     assert all(p.grad is None or bool(p.grad.any()) <= bool(len(read.ids)) for p in model.parameters())
 
@@ -153,9 +177,9 @@ def test_past_is_unchanged_by_future(name: str, place: int) -> None:
     changed = ids.clone()
     changed[place] = (changed[place] + 1) % variants.VOCABULARY
     a, b = logits(model, rows([ids])), logits(model, rows([changed]))
-    if "s4d" in name or name == "hybrid":
-        # FFT convolution: past outputs may move in their last bits, not more (1e-5 of the largest).
-        assert (a[:place] - b[:place]).abs().max() <= 1e-5 * a.abs().max()
+    allowed = [each.allowed for each in EXCEPTIONS if each.law == "causal bits" and name in each.variants]
+    if allowed:
+        assert (a[:place] - b[:place]).abs().max() <= allowed[0] * a.abs().max()
     else:
         assert torch.equal(a[:place], b[:place])
     assert not torch.equal(a[place:], b[place:])
@@ -344,3 +368,18 @@ def test_activation_checkpointing_changes_no_bit(name: str) -> None:
         model.head.nll(model(grid(ids)), ids.reshape(-1), torch.ones(48)).backward()
         found.append([p.grad for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_exceptions_are_of_variants_that_are_there_and_are_printed() -> None:
+    for each in EXCEPTIONS:
+        assert set(each.variants) <= set(EVERY)
+        says = "does not hold" if each.allowed == math.inf else f"to {each.allowed:g} of the largest"
+        print(f"{each.law}: {', '.join(each.variants)}: {says} ({each.why})")
+
+
+def test_batch_norm_breaks_the_laws_that_it_is_listed_for() -> None:
+    """While it learns; with running moments it keeps them as all do."""
+    model = variants.model("batch-norm")
+    parts = pieces([9, 12])
+    learning, alone = model(rows(parts)).detach(), model(rows(parts[:1])).detach()
+    assert not torch.allclose(learning[:9], alone, rtol=1e-3)

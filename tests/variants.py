@@ -10,32 +10,58 @@ from temaki.model.build import Model
 from temaki.model.config import (
     AlibiConfig,
     AttentionConfig,
+    BatchNormConfig,
     BlockConfig,
+    BucketsConfig,
     DecoderConfig,
+    DeltaNetConfig,
+    EntmaxConfig,
     ExpertsConfig,
     GegluConfig,
     GeluConfig,
+    GruConfig,
+    GumbelConfig,
     LayerNormConfig,
     LearnedConfig,
     LinearScalingConfig,
     Llama3ScalingConfig,
+    LruConfig,
+    LstmConfig,
+    Mamba2Config,
+    MambaConfig,
+    MixerConfig,
+    NoNormConfig,
     NoPositionConfig,
     NtkScalingConfig,
+    PerturbConfig,
+    RecurrentConfig,
     ReluConfig,
+    RetNetConfig,
     RmsNormConfig,
+    RnnConfig,
     RopeConfig,
+    RtfConfig,
+    RwkvConfig,
+    S4Config,
     S4DConfig,
+    S5Config,
+    ScalableConfig,
+    SigmoidConfig,
     SiluConfig,
+    SinkConfig,
     SinusoidalConfig,
     SoftmaxConfig,
+    SparsemaxConfig,
     SwigluConfig,
+    TaylorConfig,
+    TopKConfig,
     YarnScalingConfig,
 )
 
 VOCABULARY = 53
 
 
-def blocks(*mixers: AttentionConfig | S4DConfig, **rest: Any) -> tuple[BlockConfig, ...]:
+def blocks(*mixers: MixerConfig, **rest: Any) -> tuple[BlockConfig, ...]:
     """A block a mixer, alike in the rest."""
     return tuple(BlockConfig(mixer=mixer, **rest) for mixer in mixers)
 
@@ -44,7 +70,28 @@ def rope(scaling: Any, **rest: Any) -> AttentionConfig:
     return AttentionConfig(heads=4, position=RopeConfig(scaling=scaling, **rest))
 
 
+def mapped(map: Any, **rest: Any) -> AttentionConfig:
+    """Attention by another map, with buckets."""
+    return AttentionConfig(heads=4, position=BucketsConfig(count=8, distance=20), map=map, **rest)
+
+
 UNPLACED = NoPositionConfig()
+RECURRENT: dict[str, RecurrentConfig] = {
+    "s4d": S4DConfig(states=8),
+    "s4": S4Config(states=8, length=128),
+    "rtf": RtfConfig(states=6, length=128),
+    "s5": S5Config(states=12),
+    "lru": LruConfig(states=10),
+    "mamba": MambaConfig(states=4, rank=3),
+    "mamba2": Mamba2Config(heads=4, states=8),
+    "retnet": RetNetConfig(heads=2),
+    "rwkv": RwkvConfig(heads=2, rank=4),
+    "deltanet": DeltaNetConfig(heads=2),
+    "rnn": RnnConfig(),
+    "gru": GruConfig(size=24),
+    "lstm": LstmConfig(size=24),
+}
+"""Every mixer with a state of fixed size, tiny."""
 
 PATTERNS: dict[str, tuple[BlockConfig, ...]] = {
     "attention-half": blocks(AttentionConfig(heads=4)),
@@ -88,6 +135,23 @@ PATTERNS: dict[str, tuple[BlockConfig, ...]] = {
         AttentionConfig(heads=2, mask="prefix", position=AlibiConfig(), map=SoftmaxConfig(cap=3.0)),
         ffn=ExpertsConfig(experts=3, top=1, expert=GeluConfig(width=32, form="erf"), renormalise=False),
     ),
+    "s4-rtf": blocks(RECURRENT["s4"], RECURRENT["rtf"]),
+    "s5-lru": blocks(RECURRENT["s5"], RECURRENT["lru"]),
+    "attention-mamba": blocks(AttentionConfig(heads=4, kv_heads=2), RECURRENT["mamba"]),
+    "mamba2-retnet": blocks(RECURRENT["mamba2"], RECURRENT["retnet"]),
+    "rwkv": blocks(RECURRENT["rwkv"]),
+    "deltanet-window": blocks(RECURRENT["deltanet"], AttentionConfig(heads=2, window=6)),
+    "lstm-attention": blocks(RECURRENT["lstm"], AttentionConfig(heads=2, position=UNPLACED)),
+    "rnn-gru": blocks(RECURRENT["rnn"], RECURRENT["gru"], norm=LayerNormConfig()),
+    "batch-norm": blocks(
+        AttentionConfig(heads=4, kv_heads=2, qk_norm=True), RECURRENT["s4d"], norm=BatchNormConfig(momentum=0.3)
+    ),
+    "buckets": blocks(mapped(SoftmaxConfig()), mapped(SinkConfig(), window=6)),
+    "sparse-maps": blocks(mapped(SparsemaxConfig()), mapped(EntmaxConfig(alpha=1.4, learned=True), kv_heads=2)),
+    "dense-maps": blocks(mapped(TaylorConfig()), mapped(ScalableConfig())),
+    "other-maps": blocks(mapped(TopKConfig(k=3)), mapped(SigmoidConfig())),
+    "drawn-maps": blocks(mapped(PerturbConfig(points=16)), mapped(GumbelConfig(temperature=0.7))),
+    "no-norm": blocks(AttentionConfig(heads=4), norm=NoNormConfig(), ffn=GeluConfig(width=64)),
 }
 AROUND: dict[str, dict[str, Any]] = {
     "gpt2": {"input_position": LearnedConfig(room=128)},
@@ -121,10 +185,10 @@ def config(name: str, tied: bool = False, width: int = 32, vocabulary: int = VOC
 def model(name: str, dtype: torch.dtype = torch.float64, tied: bool = False, seed: int = 3) -> Model:
     """The variant with biases and gains that say something too."""
     made = build.build(config(name, tied), seed, dtype)
-    generator = torch.Generator().manual_seed(seed)
+    generator, roles = torch.Generator().manual_seed(seed), made.roles()
     with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim == 1 and name not in ("s4d", "hybrid"):
+        for path, parameter in made.named_parameters():
+            if parameter.ndim == 1 and roles[path].kind == "vector":
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
     return made
 
@@ -141,6 +205,7 @@ def pieces(lengths: list[int], seed: int = 0) -> list[torch.Tensor]:
 
 def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     """Equal as "how equal" says: float64 1e-10 relative; float32 1e-4 of the largest value."""
+    found, wanted = found.detach(), wanted.detach()
     bound = (1e-10 if wanted.dtype == torch.float64 else 1e-4) * max(float(wanted.abs().max()), 1e-30)
     worst = float((found - wanted).abs().max()) if found.numel() else 0.0
     assert found.shape == wanted.shape

@@ -29,7 +29,7 @@ class Rows:
     prefix: Tensor | None = None
     """int64 [n] on the host: how many first ids of each piece see each other both ways (mask = prefix); None: none."""
     draws: Tensor | None = None
-    """int64 [N]: a number an id that dropout hides by, see `model/dropout.py`; None: nothing is hidden."""
+    """int64 [N]: a number an id that dropout and noise draw by, see `model/dropout.py`; None: nothing is drawn."""
 
 
 @dataclass(frozen=True)

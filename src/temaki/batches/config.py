@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from temaki.base.config import settings
+from temaki.batches.tasks_config import TaskConfig
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -35,6 +36,8 @@ class DataConfig:
     """The special token between documents; None: `<|endoftext|>`, else what its frame puts before a text."""
     shards: str | None = None
     """Folder of prepared shards to use; None: they are made from the text."""
+    task: TaskConfig | None = None
+    """Examples with answers instead of text: of this table only `shards` counts beside it. None: text."""
 
 
 @settings

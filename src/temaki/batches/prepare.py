@@ -62,6 +62,11 @@ class Prepared:
     train: Shards
     held: Shards
 
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all that training can see."""
+        return self.train.manifest.fingerprint
+
 
 def read_whole(config: DataConfig) -> tuple[list[Document], str]:
     """All documents, and a line on what was read and skipped."""
@@ -190,18 +195,30 @@ def prepare(
     """
     if config.shards is not None:
         return open_prepared(Path(config.shards))
+
+    def written(part: Path) -> None:
+        train, held, line = read_documents(config)
+        progress(line, 1, 1)
+        write(part, train, held, given or _words(config, train, held, progress), config.boundary, progress)
+
+    whole(config, folder, anew, written)
+    return open_prepared(folder)
+
+
+def whole(config: DataConfig, folder: Path, anew: bool, write: Callable[[Path], None]) -> None:
+    """Have `write` make a folder that is whole or absent, unless one is there that was made with these settings.
+
+    One made with others is an error unless it is made `anew`; one that holds anything else is never touched.
+    """
     said = config_door.toml(config_door.mapping(config))
     if folder.exists() and not (anew and (folder / SETTINGS).exists()):
         _same_settings(folder, config)
-        return open_prepared(folder)
-    train, held, line = read_documents(config)
-    progress(line, 1, 1)
-    words = given or _words(config, train, held, progress)
+        return
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        write(part, train, held, words, config.boundary, progress)
+        write(part)
         base_files.write_text(part / SETTINGS, said)
         if folder.exists():
             shutil.rmtree(folder)
@@ -209,7 +226,6 @@ def prepare(
         base_files.sync_folder(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return open_prepared(folder)
 
 
 def _words(config: DataConfig, train: Sequence[Document], held: Sequence[Document], progress: Progress) -> Words:

@@ -31,6 +31,7 @@ def prepare(
     """
     import shlex
 
+    from temaki.base.errors import ConfigError
     from temaki.batches import prepare
     from temaki.cli.progress import Work
     from temaki.cli.resolved import data_table
@@ -46,6 +47,8 @@ def prepare(
         "errors": errors,
     }
     settings = data_table(recipe, changes or [], given)
+    if settings.task is not None:
+        raise ConfigError("a task has no text to prepare: its examples are made as it is trained", do="temaki train")
     work = Work()
     made = prepare.prepare(settings, out, work)
     work.close()

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from temaki.batches.tasks_data import Exercises
     from temaki.formats.opened import Opened
+    from temaki.train.config import RunConfig
 
 LONGEST = 1024
 """Ids a window where a model that is no run was made for more."""
+ROWS = 200
+"""Rows of a task's examples that a run is asked; of pictures, all."""
 
 
 def evaluate(
@@ -22,13 +26,14 @@ def evaluate(
 ) -> None:
     """Measure a run on its held-out text: bits per byte, beside zstd -22 and PPMd after the same training text.
 
-    Example: temaki evaluate runs/demo
+    A run of a task: how many of its answers are right. Example: temaki evaluate runs/demo
     """
     import sys
     import tempfile
 
     from temaki.base import config as config_door
     from temaki.base import device as devices
+    from temaki.batches.tasks_data import Exercises
     from temaki.cli import named
     from temaki.cli.progress import Work
     from temaki.cli.said import say
@@ -46,6 +51,9 @@ def evaluate(
     config = recipes.complete(config_door.override(opened.settings, changes or []), opened.config.vocabulary)
     data = pipeline.data_of(config, run)
     pipeline.same_data(opened, data)
+    if isinstance(data, Exercises):
+        _task(opened, config, data, run, json)
+        return
     window = context or config.batch.context
     print(
         f"step {opened.step}, {data.folder}, windows of {window} ids moving by {max(1, window // 2)}", file=sys.stderr
@@ -75,6 +83,27 @@ def evaluate(
         pipeline.results(run, **result)
         report.write(run)
     say(result, json, pipeline.table(result))
+
+
+def _task(opened: "Opened", config: "RunConfig", data: "Exercises", run: Path, json: bool) -> None:
+    """How often a run gives the answers of its task."""
+    from temaki.base import device as devices
+    from temaki.cli.progress import Work
+    from temaki.cli.said import say
+    from temaki.report import run as report
+    from temaki.study import pipeline
+
+    work = Work()
+    model = opened.model().to(devices.choose())
+    found = pipeline.answers(model, data, config, ROWS, work)
+    work.close()
+    result = pipeline.answered_table(found, opened.step, data)
+    if (run / "checkpoints").exists():
+        pipeline.results(run, **result)
+        report.write(run)
+    said = f"{found.asked:,} answers to examples that were not learned from\n"
+    said += f"accuracy {found.accuracy:.4f} (one of {data.answers} by chance)\nloss {found.loss:.4f} nats an answer"
+    say(result, json, said)
 
 
 def _text(opened: "Opened", text: str | None, window: int, json: bool) -> None:

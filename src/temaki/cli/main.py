@@ -25,6 +25,7 @@ from temaki.cli import (
     runs,
     score,
     speed,
+    study,
     suggest,
     tokenizer,
     train,
@@ -61,6 +62,7 @@ app.command("reference")(reference.reference)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("suggest")(suggest.suggest)
+app.command("study")(study.study)
 app.command("coefficients")(coefficients.coefficients)
 app.command("validate")(validate.validate)
 app.command("count")(count.count)

@@ -45,6 +45,7 @@ def quantize(
     path = named.path(model)
     from temaki.cli.progress import Work
     from temaki.cli.said import say
+    from temaki.compiled import plan
     from temaki.evaluate import rounding
     from temaki.formats import carry
     from temaki.formats import open as opener
@@ -55,9 +56,10 @@ def quantize(
         print(f"warning: {warning}", file=sys.stderr)
     refused = carry.refusal(source, "gguf")
     if refused is not None:
+        small = "let it be made small when it is opened: --bits 8 or --bits 4 of temaki generate"
         raise FormatError(
             f"GGUF cannot hold this model: {refused.splitlines()[0]}",
-            do="keep it as it is and let it be made small when it is opened: --bits 8 or --bits 4 of temaki generate",
+            do="keep it as it is" + (f" and {small}" if plan.refusal(source.config) is None else ""),
         )
     work = Work()
     before = _perplexity(source, measure, context, "before", work)

@@ -70,7 +70,7 @@ def _llama(config: DecoderConfig) -> DecoderConfig:
             theta = first.mixer.position.theta
     mixer = AttentionConfig(heads=heads, kv_heads=groups, size=size, position=RopeConfig(theta=theta), bias=bias)
     ffn = SwigluConfig(width=first.ffn.width) if isinstance(first.ffn, SwigluConfig) else SwigluConfig()
-    block = BlockConfig(mixer=mixer, ffn=ffn, norm=RmsNormConfig(eps=first.norm.eps))
+    block = BlockConfig(mixer=mixer, ffn=ffn, norm=RmsNormConfig(eps=first.eps))
     return DecoderConfig(
         vocabulary=config.vocabulary,
         width=config.width,
@@ -139,7 +139,7 @@ def _llama_page(config: DecoderConfig, arrays: Mapping[str, ndarray]) -> Page:
     }
     if not config.tied:
         tree["head"] = {"w": arrays["unembedding"].T}
-    settings = {"n_head": heads, "n_kv_head": groups, "eps": config.pattern[0].norm.eps}
+    settings = {"n_head": heads, "n_kv_head": groups, "eps": config.pattern[0].eps}
     return Page(llama, tree, settings | {"theta": rope.theta, "pairs": rope.pairs})
 
 

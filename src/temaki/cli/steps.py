@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from temaki.base import config as config_door
+from temaki.batches import data as batches
 from temaki.cli.progress import TrainingLine, Work, clock
 from temaki.cli.resolved import begun, resolve, resuming, show
 from temaki.report import run as report
@@ -32,7 +33,8 @@ def demo(changes: list[str], text: str | None, errors: str | None, minutes: floa
     work = Work()
     made = pipeline.ready(found, out, work)
     work.close()
-    for name, split in (("training", made.data.train.manifest), ("held out", made.data.held.manifest)):
+    data = batches.text(made.data)
+    for name, split in (("training", data.train.manifest), ("held out", data.held.manifest)):
         print(f"{name}: {split.documents} documents, {split.bytes / 1e6:.2f} MB, {split.ids:,} ids")
     heading("2. training")
     show(config_door.mapping(made.config))
@@ -44,11 +46,11 @@ def demo(changes: list[str], text: str | None, errors: str | None, minutes: floa
     run = outcome.run
     print(f"{run.step} steps, {run.tokens:,} ids, {clock(run.seconds)} of training")
     heading("3. evaluation on the held-out text")
-    total, context = made.data.held.manifest.ids, made.config.batch.context
+    total, context = data.held.manifest.ids, made.config.batch.context
     with tempfile.TemporaryDirectory() as folder:
-        measuring = pipeline.yards(made.data, Path(folder))
+        measuring = pipeline.yards(data, Path(folder))
         try:
-            score = pipeline.score(run.model, made.data, context, lambda done: work("evaluating: ids", done, total))
+            score = pipeline.score(run.model, data, context, lambda done: work("evaluating: ids", done, total))
             work.close()
             if not measuring.done():
                 print("measuring the yardsticks (zstd, PPMd) ..")
@@ -61,7 +63,7 @@ def demo(changes: list[str], text: str | None, errors: str | None, minutes: floa
     print(pipeline.table(result))
     heading("4. three continuations")
     pipeline.results(out, **result)
-    samples = pipeline.continuations(run.model, made.data, made.config.seed)
+    samples = pipeline.continuations(run.model, data, made.config.seed)
     pipeline.results(out, samples=samples)
     for each in samples:
         print(f"--- {each['prompt'] or '(from nothing)'!r}\n{each['prompt']}{each['text']}\n")

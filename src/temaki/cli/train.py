@@ -163,6 +163,8 @@ def _said(folder: Path, config: "RunConfig", outcome: "Outcome", json: bool) -> 
         return
     done = f"{folder}: finished, {run.step} steps in {run.seconds:.0f} s{_limited(config, run)}{_losses(run)}\n"
     asked = [command("evaluate", folder), command("generate", folder, "--prompt", "your text")]
+    if config.data.task is not None:  # its prompts are examples
+        asked = [command("evaluate", folder), command("report", folder)]
     if isinstance(config.objective, MaskedConfig):  # it has no next id to be judged by, or to go on with
         asked = [command("report", folder)]
     say(result, json, done + "next: " + "\n      ".join(asked))

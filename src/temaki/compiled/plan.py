@@ -20,6 +20,7 @@ from temaki.model.config import (
     AlibiConfig,
     AttentionConfig,
     BlockConfig,
+    BucketsConfig,
     DecoderConfig,
     ExpertsConfig,
     GegluConfig,
@@ -29,7 +30,9 @@ from temaki.model.config import (
     NormConfig,
     PlainFfnConfig,
     ReluConfig,
+    RmsNormConfig,
     RopeConfig,
+    SoftmaxConfig,
     SwigluConfig,
     ffn_width,
 )
@@ -117,6 +120,12 @@ def refusal(config: DecoderConfig) -> str | None:
             return f"a mixer of kind {block.mixer.kind} has no compiled kernel"
         if block.mixer.mask != "causal":
             return f"a mask of kind {block.mixer.mask} has no compiled kernel"
+        if not isinstance(block.mixer.map, SoftmaxConfig):
+            return f"a map of kind {block.mixer.map.kind} has no compiled kernel"
+        if isinstance(block.mixer.position, BucketsConfig):
+            return f"positions of kind {block.mixer.position.kind} have no compiled kernel"
+        if not isinstance(block.norm, RmsNormConfig | LayerNormConfig):
+            return f"a norm of kind {block.norm.kind} has no compiled kernel"
         if isinstance(block.ffn, ExpertsConfig):
             return "a mixture of experts has no compiled kernel"
     return None
@@ -138,7 +147,7 @@ def plan(config: DecoderConfig, weights: Mapping[str, Held], bits: Bits | None =
 def _heads(mixer: AttentionConfig, width: int) -> Heads:
     slopes = alibi_slopes(mixer.heads) if isinstance(mixer.position, AlibiConfig) else None
     return Heads(
-        mixer.heads, mixer.groups, mixer.head_size(width), mixer.scale, mixer.window, mixer.map.cap, slopes
+        mixer.heads, mixer.groups, mixer.head_size(width), mixer.scale, mixer.window, mixer.cap, slopes
     )  # fmt: skip
 
 
@@ -200,7 +209,7 @@ class _Builder:
         gains = 0
         if mixer.qk_norm:
             both = [self.held[f"{name}.mixer.{which}_gain"].array() for which in "qk"]
-            gains = self._add(np.array([block.norm.eps] + [0] * (GAIN - 1), np.float32), *both)
+            gains = self._add(np.array([block.eps] + [0] * (GAIN - 1), np.float32), *both)
         rope = 0
         if isinstance(mixer.position, RopeConfig):
             rope = 1 if mixer.position.pairs == "half" else 2
@@ -219,6 +228,7 @@ class _Builder:
         return start
 
     def _norm(self, name: str, norm: NormConfig) -> int:
+        assert isinstance(norm, RmsNormConfig | LayerNormConfig), "seen by `refusal`"
         biased = isinstance(norm, LayerNormConfig)
         beginning = np.zeros(GAIN, np.float32)
         beginning[EPS], beginning[NORM_KIND] = norm.eps, LAYER if biased else RMS

@@ -28,6 +28,7 @@ from temaki.model.config import (
     GeluConfig,
     LayerNormConfig,
     LearnedConfig,
+    NoNormConfig,
     NoPositionConfig,
     RmsNormConfig,
     RopeConfig,
@@ -188,8 +189,9 @@ def write(config: DecoderConfig, context: int) -> tuple[str, dict[str, Value], n
     name = _chosen(config)
     first = config.blocks[0]
     mixer = first.mixer
-    if not isinstance(mixer, AttentionConfig):
-        raise _refused("the mixer", first.mixer.kind)
+    others = [block.mixer.kind for block in config.pattern if not isinstance(block.mixer, AttentionConfig)]
+    if others or not isinstance(mixer, AttentionConfig):
+        raise _refused("the mixer", others[0])
     if first.order not in NORMS:
         raise _refused("the order of its norms", first.order)
     if isinstance(first.ffn, ExpertsConfig) and not gated(first.ffn.expert):
@@ -208,7 +210,7 @@ def write(config: DecoderConfig, context: int) -> tuple[str, dict[str, Value], n
         "vocab_size": config.vocabulary,
     }
     eps = "layer_norm_epsilon" if name == "gpt2" else "layer_norm_rms_epsilon"
-    found[f"attention.{eps}"] = first.norm.eps
+    found[f"attention.{eps}"] = first.eps
     rope_factors = None
     if isinstance(mixer.position, RopeConfig):
         found |= {"rope.dimension_count": size, "rope.freq_base": mixer.position.theta}
@@ -239,11 +241,11 @@ def _chosen(config: DecoderConfig) -> str:
 
 
 def _gemma_keys(config: DecoderConfig, mixer: AttentionConfig) -> dict[str, Value]:
-    if mixer.window is None or mixer.map.cap is None or config.cap is None:
+    if mixer.window is None or mixer.cap is None or config.cap is None:
         raise _refused("gemma2 without a window in its first layer or without soft caps", "none")
     return {
         "attention.sliding_window": mixer.window,
-        "attn_logit_softcapping": mixer.map.cap,
+        "attn_logit_softcapping": mixer.cap,
         "final_logit_softcapping": config.cap,
     }
 
@@ -289,14 +291,15 @@ def _written_out(block: BlockConfig, config: DecoderConfig, name: str) -> BlockC
             position=position,
             window=None if beyond and name != "gemma2" else mixer.window,
             scale=shortest(1 / math.sqrt(size) if mixer.scale is None else mixer.scale),
-            map=SoftmaxConfig(cap=None if mixer.map.cap is None else shortest(mixer.map.cap)),
+            map=mixer.map if mixer.cap is None else SoftmaxConfig(cap=shortest(mixer.cap)),
         )
     if isinstance(ffn, ExpertsConfig):
         expert = replace(ffn.expert, width=ffn_width(ffn.expert, config.width))
         ffn = replace(ffn, expert=expert, balance=0.0)
     else:
         ffn = replace(ffn, width=ffn_width(ffn, config.width))
-    return replace(block, mixer=mixer, ffn=ffn, norm=replace(block.norm, eps=shortest(block.norm.eps)))
+    norm = block.norm if isinstance(block.norm, NoNormConfig) else replace(block.norm, eps=shortest(block.eps))
+    return replace(block, mixer=mixer, ffn=ffn, norm=norm)
 
 
 def _flat(value: object, name: str = "") -> dict[str, object]:

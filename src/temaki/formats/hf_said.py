@@ -48,12 +48,17 @@ def said(config: DecoderConfig, first: str | None = None) -> tuple[dict[str, Any
             return written, family
         if parts is not None and (nearest is None or len(parts) < len(nearest[0])):
             nearest = parts, family
-    found, near = nearest if nearest is not None else (["a mixer other than attention"], None)
+    found, near = nearest if nearest is not None else ([_other_mixer(config)], None)
     raise FormatError(
         "no family of `transformers` that is known here can say this model",
         found=some(found) + (f" (the nearest is {near.name})" if near is not None else ""),
         allowed="the shapes of " + ", ".join(FAMILIES),
     )
+
+
+def _other_mixer(config: DecoderConfig) -> str:
+    kinds = [block.mixer.kind for block in config.blocks if not isinstance(block.mixer, AttentionConfig)]
+    return f"a mixer other than attention: {kinds[0]}"
 
 
 # ---- what a family says ---------------------------------------------------------------------------------------------
@@ -83,7 +88,7 @@ def _stack(config: DecoderConfig, family: Family) -> dict[str, Any]:
         "max_position_embeddings": config.context,
         "rms_norm_eps": norm.eps if isinstance(norm, RmsNormConfig) else 1e-6,
         "attention_bias": mixer.bias == "all",
-        "attn_logit_softcapping": mixer.map.cap,
+        "attn_logit_softcapping": mixer.cap,
         "final_logit_softcapping": config.cap,
         "query_pre_attn_scalar": round((mixer.scale or size**-0.5) ** -2) or 1,
         **_ffn(config),
@@ -153,7 +158,7 @@ def _gpt2(config: DecoderConfig) -> dict[str, Any]:
         "n_head": mixer.heads,
         "n_inner": None if isinstance(ffn, ExpertsConfig) else ffn_width(ffn, config.width),
         "activation_function": _activation(ffn),
-        "layer_norm_epsilon": block.norm.eps,
+        "layer_norm_epsilon": block.eps,
         "scale_attn_weights": mixer.scale != 1.0,
     }
 

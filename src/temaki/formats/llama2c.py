@@ -31,6 +31,7 @@ from temaki.model.config import (
     NoPositionConfig,
     RmsNormConfig,
     RopeConfig,
+    SoftmaxConfig,
     SwigluConfig,
     ffn_width,
 )
@@ -241,7 +242,7 @@ def _unsaid(config: DecoderConfig, block: BlockConfig) -> dict[str, bool]:
         f"feed-forward layer {ffn.kind}": not isinstance(ffn, SwigluConfig),
         "a bias in the feed-forward layer": isinstance(ffn, SwigluConfig) and ffn.bias,
         f"norm {block.norm.kind}": not isinstance(block.norm, RmsNormConfig),
-        f"a norm's eps of {block.norm.eps:g}": block.norm.eps != EPS,
+        f"a norm's eps of {block.eps:g}": block.eps != EPS,
         f"norms in order {block.order}": block.order != "pre",
         f"input positions {config.input_position.kind}": not isinstance(config.input_position, NoPositionConfig),
         "a scale of the embeddings": config.embedding_scale != 1,
@@ -260,7 +261,8 @@ def _unsaid(config: DecoderConfig, block: BlockConfig) -> dict[str, bool]:
         "biases in attention": mixer.bias != "none",
         "norms of queries and keys": mixer.qk_norm,
         "a scale of the scores": mixer.scale is not None and mixer.scale != mixer.head_size(config.width) ** -0.5,
-        "a cap of the scores": mixer.map.cap is not None,
+        "a cap of the scores": mixer.cap is not None,
+        f"the map {mixer.map.kind}": not isinstance(mixer.map, SoftmaxConfig),
     }
 
 

@@ -12,13 +12,35 @@ from temaki.model.config import (
     AlibiConfig,
     AttentionConfig,
     BlockConfig,
+    BucketsConfig,
     DecoderConfig,
+    DeltaNetConfig,
+    EntmaxConfig,
     ExpertsConfig,
+    GruConfig,
+    GumbelConfig,
     LearnedConfig,
+    LruConfig,
+    LstmConfig,
+    Mamba2Config,
+    MambaConfig,
+    NoNormConfig,
     NoPositionConfig,
+    RecurrentConfig,
+    RetNetConfig,
+    RnnConfig,
     RopeConfig,
+    RtfConfig,
+    RwkvConfig,
+    S4Config,
     S4DConfig,
+    S5Config,
+    ScalableConfig,
+    SinkConfig,
     SinusoidalConfig,
+    SoftmaxConfig,
+    TaylorConfig,
+    TopKConfig,
     ffn_width,
 )
 from temaki.model.count import count
@@ -133,14 +155,20 @@ def _input(config: DecoderConfig) -> str | None:
 
 def _block(block: BlockConfig, width: int) -> str:
     """A block in words: mixer, feed-forward layer, norm."""
-    norm = {"rms": "RMSNorm", "layer": "LayerNorm"}[block.norm.kind]
-    return f"{_mixer(block, width)}; {_ffn(block, width)}; {norm} ({block.order}, eps {block.norm.eps:g})"
+    return f"{_mixer(block, width)}; {_ffn(block, width)}; {_norm(block)}"
+
+
+def _norm(block: BlockConfig) -> str:
+    if isinstance(block.norm, NoNormConfig):
+        return "no norm"
+    names = {"rms": "RMSNorm", "layer": "LayerNorm", "batch": "BatchNorm"}
+    return f"{names[block.norm.kind]} ({block.order}, eps {block.eps:g})"
 
 
 def _mixer(block: BlockConfig, width: int) -> str:
     mixer = block.mixer
-    if isinstance(mixer, S4DConfig):
-        return f"S4D of {mixer.states} states"
+    if not isinstance(mixer, AttentionConfig):
+        return _recurrent(mixer, width)
     heads = f"{mixer.heads} heads of {mixer.head_size(width)}"
     if mixer.groups != mixer.heads:
         heads += f", {mixer.groups} of keys and values"
@@ -148,10 +176,53 @@ def _mixer(block: BlockConfig, width: int) -> str:
         f"window {mixer.window}": mixer.window is not None,
         f"bias {mixer.bias}": mixer.bias != "none",
         "queries and keys normalised": mixer.qk_norm,
-        f"scores capped at {mixer.map.cap}": mixer.map.cap is not None,
+        f"scores capped at {mixer.cap}": mixer.cap is not None,
+        _map(mixer): not isinstance(mixer.map, SoftmaxConfig),
     }
     said = [f"{mixer.mask} attention", heads, _position(mixer), *(words for words, is_so in more.items() if is_so)]
     return ", ".join(said)
+
+
+def _recurrent(mixer: RecurrentConfig, width: int) -> str:
+    """A mixer with a state of fixed size in words."""
+    match mixer:
+        case S4DConfig() | S5Config():
+            return f"{mixer.kind.upper()} of {mixer.states} states"
+        case S4Config() | RtfConfig():
+            return f"{mixer.kind.upper()} of {mixer.states} states, kernels of {mixer.length:,} ids"
+        case LruConfig():
+            return f"LRU of {mixer.states} complex states"
+        case MambaConfig():
+            return f"Mamba, {mixer.expand * width:,} channels of {mixer.states} states, convolution over {mixer.conv}"
+        case Mamba2Config():
+            each = f"{mixer.heads} heads of {mixer.expand * width // mixer.heads}"
+            return f"Mamba-2, {each}, {mixer.states} states a channel, convolution over {mixer.conv}"
+        case RetNetConfig():
+            return f"retention, {mixer.heads} heads of {width // mixer.heads} (theta {mixer.theta:g})"
+        case RwkvConfig():
+            return f"RWKV, {mixer.heads} heads of {width // mixer.heads}, decays of rank {mixer.rank}"
+        case DeltaNetConfig():
+            each = f"{mixer.heads} heads of {width // mixer.heads}"
+            return f"gated delta rule, {each}, convolution over {mixer.conv}"
+        case RnnConfig() | GruConfig() | LstmConfig():
+            return f"{mixer.kind.upper()} of {width if mixer.size is None else mixer.size:,}"
+
+
+def _map(mixer: AttentionConfig) -> str:
+    """What turns scores into attention weights, where it is not plain softmax."""
+    match mixer.map:
+        case EntmaxConfig(alpha=alpha, learned=learned):
+            return f"entmax ({'learned from ' if learned else ''}alpha {alpha:g})"
+        case TopKConfig(k=k):
+            return f"softmax of the {k} largest"
+        case TaylorConfig(order=order):
+            return f"Taylor of order {order}"
+        case GumbelConfig(temperature=temperature):
+            return f"Gumbel softmax at {temperature:g}"
+        case SinkConfig() | ScalableConfig():
+            return f"{mixer.map.kind} softmax"
+        case _:
+            return f"map {mixer.map.kind}"
 
 
 def _position(mixer: AttentionConfig) -> str:
@@ -161,6 +232,8 @@ def _position(mixer: AttentionConfig) -> str:
             return f"rotary positions (theta {theta:g}, {pairs} pairs{stretched})"
         case AlibiConfig():
             return "ALiBi"
+        case BucketsConfig(count=count, distance=distance):
+            return f"{count} buckets of distance up to {distance}"
         case _:
             return "no rotary positions"
 

@@ -34,7 +34,7 @@ class CompiledExecutor:
 
     cache: what keys and values are kept in; None: float16 beside quantised weights, else float32.
 
-    Raises GenerationError for no slots or no room, ConfigError for more room than positions were learned.
+    Raises GenerationError for no slots, no room or no threads, ConfigError for more room than positions were learned.
     """
 
     whole = False
@@ -44,6 +44,8 @@ class CompiledExecutor:
     ):
         if slots < 1 or room < 1:
             raise GenerationError("an executor needs a slot and room in it", found=f"{slots} slots of {room} ids")
+        if threads is not None and threads < 1:
+            raise GenerationError("an executor needs a thread", found=str(threads), allowed="1 or more, None for all")
         self.plan, self.slots, self.room = plan, slots, room
         self.vocabulary: int = plan.config.vocabulary
         self.cache = Cache(cache or ("float16" if plan.quantised else "float32"), slots, room, plan.heads)

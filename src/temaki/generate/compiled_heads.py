@@ -19,7 +19,14 @@ from temaki.compiled.products import TILE
 from temaki.generate.compiled_executor import CompiledExecutor
 from temaki.generate.executor import Answer, Saved, Work
 from temaki.generate.heads import HeadsState
-from temaki.model.config import DecoderConfig, LayerNormConfig, NoPositionConfig, NormConfig, SequentialHeadsConfig
+from temaki.model.config import (
+    DecoderConfig,
+    LayerNormConfig,
+    NoPositionConfig,
+    NormConfig,
+    RmsNormConfig,
+    SequentialHeadsConfig,
+)
 from temaki.model.quantise import Stored, quantise
 
 VECTORS = 128
@@ -172,6 +179,7 @@ class _Norm:
     """A norm of few rows."""
 
     def __init__(self, config: NormConfig, weights: Mapping[str, Held], name: str):
+        assert isinstance(config, RmsNormConfig | LayerNormConfig), "`refusal` has looked"
         self.eps, self.centred = config.eps, isinstance(config, LayerNormConfig)
         self.gain = weights[f"{name}.gain"].array().astype(np.float32)
         biased = isinstance(config, LayerNormConfig) and config.bias

@@ -17,6 +17,8 @@ from temaki.model.config import AlibiConfig, AttentionConfig, RopeConfig
 from temaki.model.dense import attention
 from temaki.model.kernels import documents_attention
 from temaki.model.layout import Layout, Memory
+from temaki.model.mapped_attention import mapped_attention
+from temaki.model.mapped_scores import MappedScores, fused
 from temaki.model.norm import rms_norm
 from temaki.model.part import Filling, Part
 from temaki.model.positions import alibi_slopes, rotate
@@ -37,7 +39,9 @@ def split_heads(x: Tensor, heads: int, groups: int) -> tuple[Tensor, Tensor, Ten
 
 
 class Attention(Part):
-    """Queries, keys and values from one stacked matrix; fused attention a document; one output projection."""
+    """Queries, keys and values from one stacked matrix; attention a document; one output projection."""
+
+    uncompiled = ("by_map",)
 
     def __init__(self, config: AttentionConfig, width: int, eps: float, angles: str | None):
         """eps: of the norm of queries and keys; angles: the name of the table that turns them, None for none."""
@@ -48,6 +52,8 @@ class Attention(Part):
         self.size = config.head_size(width)
         self.heads, self.groups = config.heads, config.groups
         self.sight = sight(config)
+        self.mapped = None if fused(config) else MappedScores(config, self.sight)
+        """What makes the attention weights; None: the fused path."""
         self.looped = team.open()
         """Whether whole rows may go by products; asked here, because a compiler cannot."""
         parts = (self.heads * self.size, self.groups * self.size, self.groups * self.size)
@@ -82,16 +88,28 @@ class Attention(Part):
             return F.linear(self._by_frames(x, layout), self.out, self.out_bias)
         q, k, v = self.project(x, layout)
         if state is None:
-            prefix = layout.rows.prefix if self.config.mask == "prefix" else None
-            y = documents_attention(q, k, v, layout.rows.cuts, self.sight, prefix)
+            y = self._by_kernel(q, k, v, layout) if self.mapped is None else self.by_map(q, k, v, layout)
         else:
             y = state.attend(q, k, v, layout)
         return F.linear(y.flatten(1), self.out, self.out_bias)
 
+    def _by_kernel(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        return documents_attention(q, k, v, layout.rows.cuts, self.sight, self.prefix(layout))
+
+    def by_map(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Attention under any map: [N, H, K]."""
+        assert self.mapped is not None
+        rows = layout.rows
+        return mapped_attention(q, k, v, rows.cuts, self.mapped, self.prefix(layout), rows.draws)
+
+    def prefix(self, layout: Layout) -> Tensor | None:
+        """int64 [n]: how many ids at each piece's start see each other both ways; None for none."""
+        return layout.rows.prefix if self.config.mask == "prefix" else None
+
     def _framed(self, layout: Layout) -> bool:
         """Whether whole rows go by products: see `attention_products`."""
         shape, position = layout.rows.shape, self.config.position
-        plain = self.sight.plain and self.config.mask != "prefix"
+        plain = self.mapped is None and self.sight.plain and self.config.mask != "prefix"
         halves = not isinstance(position, RopeConfig) or position.pairs == "half"
         host = self.looped and self.qkv.device.type == "cpu" and self.qkv.dtype == torch.float32
         return host and plain and halves and shape is not None and shape[1] <= products.LONGEST
@@ -113,7 +131,7 @@ class Attention(Part):
             )
         places = room if self.config.window is None else min(room, self.config.window + spare - 1)
         store = self.qkv.new_zeros(2, slots, self.groups, places, self.size)
-        return AttentionState(store, self.sight, self.config.mask == "prefix")
+        return AttentionState(store, self.sight, self.config.mask == "prefix", self.mapped)
 
 
 def sight(config: AttentionConfig) -> Sight:
@@ -127,5 +145,5 @@ def sight(config: AttentionConfig) -> Sight:
         scale=config.scale,
         window=config.window,
         slopes=alibi_slopes(config.heads) if isinstance(config.position, AlibiConfig) else None,
-        cap=config.map.cap,
+        cap=config.cap,
     )

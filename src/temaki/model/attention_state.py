@@ -12,6 +12,8 @@ from torch import Tensor
 from temaki.base.errors import GenerationError
 from temaki.model.kernels import attend, attend_all
 from temaki.model.layout import Layout
+from temaki.model.mapped_attention import attend_mapped
+from temaki.model.mapped_scores import MappedScores
 from temaki.model.sight import Sight
 
 
@@ -32,11 +34,13 @@ class AttentionState:
     which the model state holds.
     """
 
-    def __init__(self, store: Tensor, sight: Sight, prefixed: bool = False):
+    def __init__(self, store: Tensor, sight: Sight, prefixed: bool = False, mapped: MappedScores | None = None):
         self.store = store
         """[2, R, G, C, K]: keys, values."""
         self.sight = sight
         self.prefixed = prefixed
+        self.mapped = mapped
+        """What makes the attention weights; None: the fused path."""
         self.places = store.shape[3]
         self._read: dict[int, _Read | None] = {}
 
@@ -70,9 +74,13 @@ class AttentionState:
             seen = torch.cat((self.store[:, slot, :, self._at(low, past)], new), 2)
             kept = max(past, total - self.places)
             self.store[:, slot, :, self._at(kept, total)] = new[:, :, kept - past :]
+        ends = torch.tensor([prefix]) if prefix else None
+        if self.mapped is not None:
+            keys, values = seen.repeat_interleave(heads // groups, 1)[:, None]
+            return attend_mapped(q.transpose(0, 1)[None], keys, values, self.mapped, ends)[0].transpose(0, 1)
         keys, values = seen[:, :, None].expand(-1, -1, heads // groups, -1, -1)  # all heads of a group read one copy
         grouped = q.transpose(0, 1).unflatten(0, (groups, -1))
-        y, _ = attend(grouped, keys, values, self.sight, torch.tensor([prefix]) if prefix else None)
+        y, _ = attend(grouped, keys, values, self.sight, ends)
         return y.flatten(0, 1).transpose(0, 1)
 
     def _attend_one_id_each(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
@@ -94,8 +102,29 @@ class AttentionState:
             keys, values = self.store[:, first : last + 1, :, :seen]
         else:
             keys, values = self.store[:, layout.slots_index, :, :seen]
+        if self.mapped is not None:
+            return self._by_map(q, keys, values, layout.past_index, self.mapped)
         y = attend_all(q.unflatten(1, (groups, -1)), keys, values, self.sight, self._bias(layout, seen, groups))
         return y.flatten(1, 2)
+
+    def _by_map(self, q: Tensor, keys: Tensor, values: Tensor, past: Tensor, mapped: MappedScores) -> Tensor:
+        """q [n, H, K], keys and values [n, G, C, K] of all places, past int64 [n] -> [n, H, K].
+
+        Keys are read in the order of their positions, because of equal scores some maps keep the earliest.
+        """
+        (n, heads, _), (_, groups, seen, _) = q.shape, keys.shape
+        positions = torch.arange(seen, device=q.device).expand(n, -1)
+        if self.sight.window is not None:
+            positions = positions + (past[:, None] - seen + 1).clamp(min=0)
+            at = torch.arange(n, device=q.device)[:, None], slice(None), positions % self.places
+            keys, values = (each[at].transpose(1, 2) for each in (keys, values))
+        back = (past[:, None] - positions)[:, None, None]  # [n, 1, 1, C]
+        hidden = back < 0
+        if self.sight.window is not None:
+            hidden = hidden | (back >= self.sight.window)
+        keys, values = (each.repeat_interleave(heads // groups, 1) for each in (keys, values))
+        found = mapped.weights(q[:, :, None], keys, back, hidden)
+        return (found.to(values.dtype) @ values)[:, :, 0]
 
     def _bias(self, layout: Layout, seen: int, groups: int) -> Tensor | None:
         """What is added to the scores of one id a piece: [n, 1 or G, 1 or H / G, seen]; None for nothing."""

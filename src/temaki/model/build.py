@@ -13,24 +13,48 @@ from temaki.model.attention import Attention
 from temaki.model.block import Block, PostBlock, SandwichBlock
 from temaki.model.config import (
     AttentionConfig,
+    BatchNormConfig,
     BlockConfig,
+    DeltaNetConfig,
     ExpertsConfig,
     GegluConfig,
     GeluConfig,
+    GruConfig,
     LayerNormConfig,
+    LruConfig,
+    LstmConfig,
+    Mamba2Config,
+    MambaConfig,
     ModelConfig,
+    NoNormConfig,
     ReluConfig,
+    RetNetConfig,
     RmsNormConfig,
+    RnnConfig,
     RopeConfig,
+    RtfConfig,
+    RwkvConfig,
+    S4Config,
     S4DConfig,
+    S5Config,
     SiluConfig,
     SwigluConfig,
 )
 from temaki.model.decoder import Decoder
+from temaki.model.deltanet import DeltaNet
 from temaki.model.experts import Experts
 from temaki.model.ffn import Ffn
+from temaki.model.mamba import Mamba
+from temaki.model.mamba2 import Mamba2
+from temaki.model.mimo import S5, Lru
 from temaki.model.norm import LayerNorm, RmsNorm
+from temaki.model.norm_batch import BatchNorm, NoNorm
 from temaki.model.positions import Rotary
+from temaki.model.retention import RetNet
+from temaki.model.rnn import Rnn
+from temaki.model.rtf import Rtf
+from temaki.model.rwkv import Rwkv
+from temaki.model.s4 import S4
 from temaki.model.ssm import S4D
 
 Model = Decoder
@@ -40,9 +64,21 @@ Table = tuple[RopeConfig, int]
 
 MIXERS: dict[type, Callable[[Any, BlockConfig, int, Mapping[Table, str]], nn.Module]] = {
     AttentionConfig: lambda config, block, width, tables: Attention(
-        config, width, block.norm.eps, _name(_table(config, width), tables)
+        config, width, block.eps, _name(_table(config, width), tables)
     ),
+    S4Config: lambda config, _block, width, _tables: S4(config, width),
+    RtfConfig: lambda config, _block, width, _tables: Rtf(config, width),
     S4DConfig: lambda config, _block, width, _tables: S4D(config, width),
+    MambaConfig: lambda config, _block, width, _tables: Mamba(config, width),
+    RetNetConfig: lambda config, _block, width, _tables: RetNet(config, width),
+    Mamba2Config: lambda config, _block, width, _tables: Mamba2(config, width),
+    RwkvConfig: lambda config, _block, width, _tables: Rwkv(config, width),
+    DeltaNetConfig: lambda config, _block, width, _tables: DeltaNet(config, width),
+    S5Config: lambda config, _block, width, _tables: S5(config, width),
+    LruConfig: lambda config, _block, width, _tables: Lru(config, width),
+    RnnConfig: lambda config, _block, width, _tables: Rnn(config, width),
+    GruConfig: lambda config, _block, width, _tables: Rnn(config, width),
+    LstmConfig: lambda config, _block, width, _tables: Rnn(config, width),
 }
 FFNS: dict[type, Callable[[Any, int], nn.Module]] = {
     SwigluConfig: Ffn,
@@ -52,7 +88,12 @@ FFNS: dict[type, Callable[[Any, int], nn.Module]] = {
     ReluConfig: Ffn,
     ExpertsConfig: Experts,
 }
-NORMS: dict[type, Callable[[Any, int], nn.Module]] = {RmsNormConfig: RmsNorm, LayerNormConfig: LayerNorm}
+NORMS: dict[type, Callable[[Any, int], nn.Module]] = {
+    RmsNormConfig: RmsNorm,
+    LayerNormConfig: LayerNorm,
+    BatchNormConfig: BatchNorm,
+    NoNormConfig: NoNorm,
+}
 ORDERS: dict[str, tuple[Callable[..., Block], tuple[str, ...]]] = {
     "pre": (Block, ("mixer_norm", "ffn_norm")),
     "post": (PostBlock, ("mixer_norm", "ffn_norm")),

@@ -1,6 +1,7 @@
 """Every model variant as a small frozen dataclass, readable without loading torch; `build.py` maps each to its module.
 
 The unions below are the registry: a variant exists when it is a member here and has a row in the table of `build.py`.
+Positions, maps and attention stand in `config_attention.py`, mixers with a state in `config_recurrent.py`.
 Real architectures are configurations of these parts, see `presets.py`.
 """
 
@@ -10,189 +11,135 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from temaki.base.config import settings
+from temaki.model.config_attention import (
+    AlibiConfig as AlibiConfig,
+)
+from temaki.model.config_attention import (
+    AttentionConfig as AttentionConfig,
+)
+from temaki.model.config_attention import (
+    BucketsConfig as BucketsConfig,
+)
+from temaki.model.config_attention import (
+    EntmaxConfig as EntmaxConfig,
+)
+from temaki.model.config_attention import (
+    GumbelConfig as GumbelConfig,
+)
+from temaki.model.config_attention import (
+    InputPositionConfig as InputPositionConfig,
+)
+from temaki.model.config_attention import (
+    LearnedConfig as LearnedConfig,
+)
+from temaki.model.config_attention import (
+    LinearScalingConfig as LinearScalingConfig,
+)
+from temaki.model.config_attention import (
+    Llama3ScalingConfig as Llama3ScalingConfig,
+)
+from temaki.model.config_attention import (
+    MapConfig as MapConfig,
+)
+from temaki.model.config_attention import (
+    NoPositionConfig as NoPositionConfig,
+)
+from temaki.model.config_attention import (
+    NtkScalingConfig as NtkScalingConfig,
+)
+from temaki.model.config_attention import (
+    PerturbConfig as PerturbConfig,
+)
+from temaki.model.config_attention import (
+    PositionConfig as PositionConfig,
+)
+from temaki.model.config_attention import (
+    RopeConfig as RopeConfig,
+)
+from temaki.model.config_attention import (
+    ScalableConfig as ScalableConfig,
+)
+from temaki.model.config_attention import (
+    ScalingConfig as ScalingConfig,
+)
+from temaki.model.config_attention import (
+    SigmoidConfig as SigmoidConfig,
+)
+from temaki.model.config_attention import (
+    SinkConfig as SinkConfig,
+)
+from temaki.model.config_attention import (
+    SinusoidalConfig as SinusoidalConfig,
+)
+from temaki.model.config_attention import (
+    SoftmaxConfig as SoftmaxConfig,
+)
+from temaki.model.config_attention import (
+    SparsemaxConfig as SparsemaxConfig,
+)
+from temaki.model.config_attention import (
+    TaylorConfig as TaylorConfig,
+)
+from temaki.model.config_attention import (
+    TopKConfig as TopKConfig,
+)
+from temaki.model.config_attention import (
+    YarnScalingConfig as YarnScalingConfig,
+)
+from temaki.model.config_recurrent import (
+    DeltaNetConfig as DeltaNetConfig,
+)
+from temaki.model.config_recurrent import (
+    GruConfig as GruConfig,
+)
+from temaki.model.config_recurrent import (
+    LruConfig as LruConfig,
+)
+from temaki.model.config_recurrent import (
+    LstmConfig as LstmConfig,
+)
+from temaki.model.config_recurrent import (
+    Mamba2Config as Mamba2Config,
+)
+from temaki.model.config_recurrent import (
+    MambaConfig as MambaConfig,
+)
+from temaki.model.config_recurrent import (
+    RecurrentConfig as RecurrentConfig,
+)
+from temaki.model.config_recurrent import (
+    RetNetConfig as RetNetConfig,
+)
+from temaki.model.config_recurrent import (
+    RnnConfig as RnnConfig,
+)
+from temaki.model.config_recurrent import (
+    RtfConfig as RtfConfig,
+)
+from temaki.model.config_recurrent import (
+    RwkvConfig as RwkvConfig,
+)
+from temaki.model.config_recurrent import (
+    S4Config as S4Config,
+)
+from temaki.model.config_recurrent import (
+    S4DConfig as S4DConfig,
+)
+from temaki.model.config_recurrent import (
+    S5Config as S5Config,
+)
+from temaki.model.config_recurrent import (
+    fits,
+)
 
 Positive = Annotated[int, Field(ge=1)]
 Above = Annotated[float, Field(gt=0)]
-Stretch = Annotated[float, Field(ge=1)]
-
-
-# ---- positions ------------------------------------------------------------------------------------------------------
-
-
-@settings
-class LinearScalingConfig:
-    """Positions divided by a factor. Chen et al. 2023, "Extending context window ... via position interpolation"."""
-
-    kind: Literal["linear"] = "linear"
-    factor: Stretch
-
-
-@settings
-class NtkScalingConfig:
-    """theta * factor^(K / (K - 2)): slow pairs are stretched by the factor, the fastest is left (NTK-aware, static)."""
-
-    kind: Literal["ntk"] = "ntk"
-    factor: Stretch
-
-
-@settings
-class YarnScalingConfig:
-    """Slow pairs are stretched, fast ones left, a ramp between. Peng et al. 2023, "YaRN", section 3.2."""
-
-    kind: Literal["yarn"] = "yarn"
-    factor: Stretch
-    context: Positive
-    """Ids a row before stretching."""
-    fast: Above = 32.0
-    """Turns over the context from which on a pair is left as it is."""
-    slow: Above = 1.0
-    """Turns over the context up to which a pair is stretched by the whole factor."""
-    magnitude: Above | None = None
-    """Multiplies cosine and sine; None: 0.1 ln(factor) + 1."""
-
-
-@settings
-class Llama3ScalingConfig:
-    """Slow pairs are stretched, fast ones left, a blend between, as Llama 3.1 does."""
-
-    kind: Literal["llama3"] = "llama3"
-    factor: Stretch
-    context: Positive
-    """Ids a row before stretching."""
-    low: Above = 1.0
-    """Turns over the context up to which a pair is stretched by the whole factor."""
-    high: Above = 4.0
-    """Turns over the context from which on a pair is left as it is."""
-
-    def __post_init__(self) -> None:
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
-
-
-ScalingConfig = Annotated[
-    LinearScalingConfig | NtkScalingConfig | YarnScalingConfig | Llama3ScalingConfig, Field(discriminator="kind")
-]
-
-
-@settings
-class RopeConfig:
-    """Rotary positions: pairs of a head's coordinates are turned by position * theta^(-2t/K)."""
-
-    kind: Literal["rope"] = "rope"
-    theta: Above = 10_000.0
-    pairs: Literal["half", "interleaved"] = "half"
-    """half: coordinates (t, t + K/2), as Hugging Face and NeoX do; interleaved: (2t, 2t + 1), as Meta's Llama does."""
-    scaling: ScalingConfig | None = None
-    """How a longer context than the one trained on is reached; None: not at all."""
-
-
-@settings
-class AlibiConfig:
-    """Scores fall by slope * distance, one slope a head. Press et al. 2021, "Train short, test long"."""
-
-    kind: Literal["alibi"] = "alibi"
-
-
-@settings
-class NoPositionConfig:
-    """No positions: order is known from the causal mask alone."""
-
-    kind: Literal["none"] = "none"
-
-
-PositionConfig = Annotated[RopeConfig | AlibiConfig | NoPositionConfig, Field(discriminator="kind")]
-
-
-@settings
-class LearnedConfig:
-    """A learned vector a position, added to the embeddings; a longer row is an error."""
-
-    kind: Literal["learned"] = "learned"
-    room: Positive
-    """Positions there are."""
-
-
-@settings
-class SinusoidalConfig:
-    """Sines and cosines of the position, added to the embeddings. Vaswani et al. 2017, section 3.5."""
-
-    kind: Literal["sinusoidal"] = "sinusoidal"
-    base: Above = 10_000.0
-
-
-InputPositionConfig = Annotated[LearnedConfig | SinusoidalConfig | NoPositionConfig, Field(discriminator="kind")]
 
 
 # ---- mixers ---------------------------------------------------------------------------------------------------------
 
 
-@settings
-class SoftmaxConfig:
-    """Scores to attention weights by softmax."""
-
-    kind: Literal["softmax"] = "softmax"
-    cap: Above | None = None
-    """Scores become cap * tanh(score / cap) first, as Gemma 2 does; None: as they are."""
-
-
-MapConfig = SoftmaxConfig
-
-
-@settings
-class AttentionConfig:
-    """Grouped-query attention; kv_heads = heads is plain multi-head, kv_heads = 1 multi-query."""
-
-    kind: Literal["attention"] = "attention"
-    heads: Positive
-    kv_heads: Positive | None = None
-    """Heads of keys and values; None: as many as `heads`."""
-    size: Positive | None = None
-    """Coordinates a head; None: the model's width / heads."""
-    position: PositionConfig = RopeConfig()
-    map: MapConfig = SoftmaxConfig()
-    mask: Literal["causal", "prefix", "bidirectional"] = "causal"
-    """causal: the past and itself; prefix: also all of a prefix among itself (`Rows.prefix`); bidirectional: all."""
-    window: Positive | None = None
-    """Places seen, the own one included; None: all that the mask allows."""
-    bias: Literal["none", "qkv", "all"] = "none"
-    """Which projections add a bias; all: the output's too."""
-    qk_norm: bool = False
-    """RMS-normalise each head's queries and keys before rotation, with a learned gain; eps is the block's norm's."""
-    scale: Above | None = None
-    """Multiplies the scores; None: 1 / sqrt(size)."""
-
-    def __post_init__(self) -> None:
-        if self.heads % self.groups:
-            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.groups})")
-        if self.window is not None and self.mask != "causal":
-            raise ValueError(f"a window looks back, so it needs mask = causal, found {self.mask}")
-
-    @property
-    def groups(self) -> int:
-        """Heads of keys and values."""
-        return self.heads if self.kv_heads is None else self.kv_heads
-
-    def head_size(self, width: int) -> int:
-        """Coordinates a head in a model of this width."""
-        return width // self.heads if self.size is None else self.size
-
-
-@settings
-class S4DConfig:
-    """A diagonal state space a channel (S4D-Lin): A_n = -1/2 + i pi n, zero-order hold. Gu et al. 2022, section 4."""
-
-    kind: Literal["s4d"] = "s4d"
-    states: Annotated[int, Field(ge=2, multiple_of=2)] = 64
-    """N: real states a channel, kept as N/2 conjugate pairs."""
-    step_min: Above = 1e-3
-    step_max: Above = 1e-1
-
-    def __post_init__(self) -> None:
-        if self.step_min > self.step_max:
-            raise ValueError(f"step_min ({self.step_min}) is above step_max ({self.step_max})")
-
-
-MixerConfig = Annotated[AttentionConfig | S4DConfig, Field(discriminator="kind")]
+MixerConfig = Annotated[AttentionConfig | RecurrentConfig, Field(discriminator="kind")]
 
 
 # ---- feed-forward layers --------------------------------------------------------------------------------------------
@@ -306,7 +253,27 @@ class LayerNormConfig:
     bias: bool = True
 
 
-NormConfig = Annotated[RmsNormConfig | LayerNormConfig, Field(discriminator="kind")]
+@settings
+class BatchNormConfig:
+    """(x - mean) * gain / sqrt(var + eps) + bias over all places of a micro-batch; running means outside training.
+
+    Sees other rows and later places while it learns: a contrast to the others. Ioffe and Szegedy 2015.
+    """
+
+    kind: Literal["batch"] = "batch"
+    eps: Above = 1e-5
+    momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """How far a step moves the running means."""
+
+
+@settings
+class NoNormConfig:
+    """x as it is."""
+
+    kind: Literal["none"] = "none"
+
+
+NormConfig = Annotated[RmsNormConfig | LayerNormConfig | BatchNormConfig | NoNormConfig, Field(discriminator="kind")]
 
 
 @settings
@@ -318,6 +285,11 @@ class BlockConfig:
     norm: NormConfig = RmsNormConfig()
     order: Literal["pre", "post", "sandwich"] = "pre"
     """pre: x + f(norm(x)); post: norm(x + f(x)); sandwich: x + norm(f(norm(x)))."""
+
+    @property
+    def eps(self) -> float:
+        """What norms add below the root; that of queries' and keys' too."""
+        return RmsNormConfig().eps if isinstance(self.norm, NoNormConfig) else self.norm.eps
 
 
 @settings
@@ -388,6 +360,8 @@ class DecoderConfig:
         for block in self.pattern:
             if isinstance(block.mixer, AttentionConfig):
                 self._check(block.mixer)
+            else:
+                fits(block.mixer, self.width)
         if isinstance(self.input_position, LearnedConfig) and (self.context or 0) > self.input_position.room:
             raise ValueError(
                 f"context ({self.context}) is beyond the learned positions (room {self.input_position.room})"
@@ -422,6 +396,12 @@ class DecoderConfig:
     def learned(self) -> "DecoderConfig":
         """Without what training alone asks for: initial values and dropout. What formats of others can hold."""
         return replace(self, init="zero-out", base_width=None, dropout=0.0)
+
+    @property
+    def draws(self) -> bool:
+        """Whether training draws at random: dropout, noisy attention."""
+        maps = [block.mixer.map for block in self.pattern if isinstance(block.mixer, AttentionConfig)]
+        return bool(self.dropout) or any(isinstance(each, GumbelConfig) for each in maps)
 
     @property
     def masks(self) -> frozenset[str]:

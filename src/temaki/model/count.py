@@ -8,22 +8,25 @@ from dataclasses import dataclass
 
 from temaki.model.config import (
     AttentionConfig,
+    BatchNormConfig,
     BlockConfig,
     DecoderConfig,
     ExpertsConfig,
     FfnConfig,
     GegluConfig,
+    LayerNormConfig,
     LearnedConfig,
     MedusaHeadsConfig,
     MixerConfig,
+    NoNormConfig,
     NormConfig,
     PlainFfnConfig,
     RmsNormConfig,
-    S4DConfig,
     SequentialHeadsConfig,
     SwigluConfig,
     ffn_width,
 )
+from temaki.model.recurrent_shapes import shapes
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,10 @@ def _mixer(config: MixerConfig, d: int) -> tuple[int, int]:
             size = config.head_size(d)
             rows, out = (config.heads + 2 * config.groups) * size, config.heads * size
             bias = {"none": 0, "qkv": rows, "all": rows + d}[config.bias]
-            return d * (rows + out), bias + (2 * size if config.qk_norm else 0)
-        case S4DConfig():
-            return 3 * d * d, 2 * d + 2 * d * config.states
+            return d * (rows + out), bias + (2 * size if config.qk_norm else 0) + config.heads * config.learned
+        case _:
+            found = shapes(config, d)
+            return sum(cols * sum(parts) for cols, parts in found.matrices), found.others
 
 
 def _ffn(config: FfnConfig, d: int) -> tuple[int, int, int]:
@@ -125,7 +129,15 @@ def _plain(config: PlainFfnConfig, d: int) -> tuple[int, int]:
 
 
 def _norm(config: NormConfig, d: int) -> int:
-    return d if isinstance(config, RmsNormConfig) or not config.bias else 2 * d
+    match config:
+        case NoNormConfig():
+            return 0
+        case RmsNormConfig():
+            return d
+        case LayerNormConfig():
+            return 2 * d if config.bias else d
+        case BatchNormConfig():
+            return 2 * d
 
 
 def _norms(block: BlockConfig, d: int) -> int:

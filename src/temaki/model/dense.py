@@ -8,6 +8,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from temaki.model.mapped_scores import MappedScores
 from temaki.model.sight import CAUSAL, Sight, slopes_bias, visible
 
 
@@ -74,6 +75,23 @@ def piece_weights(q: Tensor, k: Tensor, sight: Sight, prefix: int = 0) -> Tensor
     wide = torch.promote_types(q.dtype, torch.float32)
     bias = None if sight.slopes is None else slopes_bias(q.new_tensor(sight.slopes, dtype=wide), places, places)
     return attention_weights(q, k, mask, sight.scale, bias, sight.cap)
+
+
+def mapped_piece_weights(q: Tensor, k: Tensor, by: MappedScores, prefix: int = 0) -> Tensor:
+    """`piece_weights` under any map, all scores at once: q [T, H, K], k [T, G, K] -> [H, T, T].
+
+    >>> from temaki.model.config import AttentionConfig, TopKConfig
+    >>> by = MappedScores(AttentionConfig(heads=1, map=TopKConfig(k=1)), Sight())
+    >>> mapped_piece_weights(torch.zeros(2, 1, 4), torch.zeros(2, 1, 4), by)
+    tensor([[[1., 0.],
+             [1., 0.]]])
+    """
+    if not len(q):
+        return q.new_zeros(q.shape[1], 0, 0)
+    places = torch.arange(len(q), device=q.device)
+    seen = visible(by.sight, places, places, torch.tensor([prefix], device=q.device))[0]
+    q, k = q.transpose(0, 1)[None], k.repeat_interleave(q.shape[1] // k.shape[1], 1).transpose(0, 1)[None]
+    return by.weights(q, k, places[:, None] - places, ~seen)[0].to(q.dtype)
 
 
 def documents_attention_dense(

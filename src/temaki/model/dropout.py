@@ -2,6 +2,7 @@
 
 Srivastava et al. 2014. It stands where GPT-2's does (`transformers`' embd_pdrop and resid_pdrop, nanoGPT's): on the
 sum of the embeddings and on what each branch adds. Attention weights are not hidden: the fused kernel has no masks.
+Gumbel noise in scores is drawn by the same numbers, see `gumbel.py`.
 
 An id of a training row has a number, which is the seed of a SplitMix64 stream (Steele, Lea and Flood 2014, figure 16);
 draw c of that stream says, 16 bits each, which four entries are hidden. So a micro-batch, a process, a resumed run and
@@ -69,16 +70,23 @@ def dropped(x: Tensor, draws: Tensor, site: Tensor, share: float) -> Tensor:
     return x.masked_fill(hidden(draws, site, x.shape[-1], kept), 0.0) * (STEPS / kept)
 
 
-class Dropout(nn.Module):
-    """`dropped`, for rows that have numbers."""
+class Site(nn.Module):
+    """A part that draws by the numbers of ids, at a place of its own in the model."""
 
     site: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("site", torch.tensor(0), persistent=False)
+        """Which of the model's it is, from 0; a tensor, so that blocks can share a compiled graph."""
+
+
+class Dropout(Site):
+    """`dropped`, for rows that have numbers."""
 
     def __init__(self, share: float):
         super().__init__()
         self.share = share
-        self.register_buffer("site", torch.tensor(0), persistent=False)
-        """Which of the model's it is, from 0; a tensor, so that blocks can share a compiled graph."""
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """[N, D] -> [N, D]."""
@@ -102,8 +110,8 @@ def dropout(share: float) -> Dropout | Kept:
 
 
 def number(model: nn.Module) -> None:
-    """Give every `Dropout` of a model a site of its own, in the order of its modules."""
-    sites = (module.site for module in model.modules() if isinstance(module, Dropout))
+    """Give every part of a model that draws a site of its own, in the order of its modules."""
+    sites = (module.site for module in model.modules() if isinstance(module, Site))
     for i, site in enumerate(sites):
         site.fill_(i)
 

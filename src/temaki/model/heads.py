@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from temaki.base import team
 from temaki.model import heads_loops
+from temaki.model.map_head import Scored, capped, linear_loss
 
 CHUNK = 1 << 21
 """Logits held at a time."""
@@ -53,15 +54,6 @@ def linear_nll_each(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float 
             for h, t in zip(*_chunks(weight.shape[0], hidden, targets), strict=True)
         ]
     return torch.cat(parts) if parts else _wide(hidden.new_zeros(0))
-
-
-def capped(logits: Tensor, cap: float | None) -> Tensor:
-    """cap * tanh(logits / cap), or the logits as they are. Gemma Team 2024, "Gemma 2", section 2.
-
-    >>> capped(torch.tensor([0.0, 3.0, 300.0]), 30.0), capped(torch.tensor([300.0]), None)
-    (tensor([ 0.0000,  2.9900, 30.0000]), tensor([300.]))
-    """
-    return logits if cap is None else cap * (logits / cap).tanh()
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -200,6 +192,10 @@ class Head(nn.Module):
     def nll(self, hidden: Tensor, targets: Tensor, weights: Tensor, smooth: float = 0.0, z: float = 0.0) -> Tensor:
         """The weighted sum of the losses of all places, see `linear_nll`."""
         return linear_nll(hidden, self.weight, targets, weights, smooth, z, self.cap)
+
+    def loss(self, hidden: Tensor, targets: Tensor, weights: Tensor, scored: Scored) -> Tensor:
+        """The weighted sum of the losses of all places by another map than softmax, see `map_head.linear_loss`."""
+        return linear_loss(hidden, self.weight, targets, weights, scored, self.cap)
 
     def nll_each(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Each place's -log probability of its target, in nats, without gradient: [N]."""

@@ -45,7 +45,7 @@ def documents_attention(
 
 
 @dataclass(frozen=True)
-class _Bucket:
+class Bucket:
     """The pieces of one length: where they start, and which they are."""
 
     length: int
@@ -75,12 +75,16 @@ class _Bucket:
         return None if prefix is None else prefix[self.pieces]
 
 
-def _buckets(cuts: Tensor) -> list[_Bucket]:
-    """The pieces by length; empty ones are left out."""
-    found: dict[int, _Bucket] = {}
+def buckets(cuts: Tensor) -> list[Bucket]:
+    """The pieces by length; empty ones are left out.
+
+    >>> [(each.length, each.starts, each.pieces) for each in buckets(torch.tensor([0, 2, 2, 3, 5]))]
+    [(2, [0, 3], [0, 3]), (1, [2], [2])]
+    """
+    found: dict[int, Bucket] = {}
     for i, (start, stop) in enumerate(itertools.pairwise(cuts.tolist())):
         if stop > start:
-            bucket = found.setdefault(stop - start, _Bucket(stop - start, [], []))
+            bucket = found.setdefault(stop - start, Bucket(stop - start, [], []))
             bucket.starts.append(start)
             bucket.pieces.append(i)
     return list(found.values())
@@ -237,7 +241,7 @@ def _attention(
     repeat = q.shape[1] // k.shape[1]
     out, sums = _outputs(q)
     with devices.whole_products():  # the fused kernel's small tiles are up to seven times slower with bfloat16 inside
-        for bucket in _buckets(cuts):
+        for bucket in buckets(cuts):
             keys, values = bucket.take(k, repeat), bucket.take(v, repeat)
             y, lse = attend(bucket.take(q), keys, values, sight, bucket.prefix(prefix))
             bucket.put(sums.unsqueeze(-1), lse.unsqueeze(-1))
@@ -264,13 +268,13 @@ def _attention_backward(
     grad = grad.contiguous()
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     with devices.whole_products():
-        for bucket in _buckets(cuts):
+        for bucket in buckets(cuts):
             taken = bucket.take(grad), bucket.take(q), bucket.take(k, repeat), bucket.take(v, repeat), bucket.take(out)
             lse = bucket.take(sums.unsqueeze(-1)).squeeze(-1)
             parts = _attend_backward(*taken, lse, sight, bucket.prefix(prefix))
             bucket.put(dq, parts[0])
-            bucket.put(dk, _fold(parts[1], repeat))
-            bucket.put(dv, _fold(parts[2], repeat))
+            bucket.put(dk, fold(parts[1], repeat))
+            bucket.put(dv, fold(parts[2], repeat))
     return dq, dk, dv
 
 
@@ -279,8 +283,12 @@ def _(_grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_rest: object) -> tuple[T
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _fold(grad: Tensor, repeat: int) -> Tensor:
-    """Sum the gradients of the heads that shared a key or value: [.., G * repeat, T, K] -> [.., G, T, K]."""
+def fold(grad: Tensor, repeat: int) -> Tensor:
+    """Sum the gradients of the heads that shared a key or value: [P, G * repeat, T, K] -> [P, G, T, K].
+
+    >>> fold(torch.ones(1, 4, 1, 1), 2).flatten()
+    tensor([2., 2.])
+    """
     return grad.unflatten(1, (-1, repeat)).sum(2) if repeat > 1 else grad
 
 

@@ -30,6 +30,13 @@ class Layout:
         ends = self.rows.cuts.tolist()
         return list(itertools.pairwise(ends))
 
+    @property
+    def ages(self) -> Tensor:
+        """int64 [N]: the place of each id in its own piece of this call, on the device."""
+        cuts = self.rows.cuts
+        starts = cuts[:-1].repeat_interleave(cuts.diff())
+        return (torch.arange(len(starts)) - starts).to(self.rows.ids.device)
+
     @cached_property
     def single(self) -> bool:
         """There are pieces, and every one is one id."""

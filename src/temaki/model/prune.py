@@ -42,6 +42,8 @@ def prune_heads(model: Model, layer: int, heads: Collection[int]) -> Model:
                 source = source[rows.to(source.device)]
             elif name == where + "out":
                 source = source[:, columns.to(source.device)]
+            elif name.startswith(where + "mapped."):  # numbers a head
+                source = source[kept]
             tensor.copy_(source)
     return made.train(model.training)
 

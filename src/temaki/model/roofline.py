@@ -17,12 +17,12 @@ from temaki.model.config import (
     GegluConfig,
     MedusaHeadsConfig,
     MixerConfig,
-    S4DConfig,
     SequentialHeadsConfig,
     SwigluConfig,
     ffn_width,
 )
 from temaki.model.count import count, flops_per_token
+from temaki.model.recurrent_shapes import shapes
 
 EACH = 4
 """Bytes a number."""
@@ -118,8 +118,8 @@ def _mixer(config: MixerConfig, d: int) -> list[Matrix]:
             size = config.head_size(d)
             queries, keys = config.heads * size, config.groups * size
             return [Matrix(d, (queries, keys, keys), head=size), Matrix(queries, (d,))]
-        case S4DConfig():
-            return [Matrix(d, (d, d)), Matrix(d, (d,))]
+        case _:
+            return [Matrix(cols, parts) for cols, parts in shapes(config, d).matrices]
 
 
 def _ffn(config: FfnConfig, d: int) -> list[Matrix]:

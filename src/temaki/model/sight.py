@@ -107,10 +107,13 @@ class Block:
         return far * -slopes[..., None, None]
 
 
-def blocks(sight: Sight, length: int, reach: int = 0, rows: int = 1, start: int = 0) -> Iterator[Block]:
+def blocks(
+    sight: Sight, length: int, reach: int = 0, rows: int = 1, start: int = 0, scores: int | None = None
+) -> Iterator[Block]:
     """The queries start..length-1 of pieces in runs, each with the keys it needs.
 
-    reach: the longest prefix; rows: P * H, which bounds a run by SCORES where scores or biases are made for each.
+    reach: the longest prefix; rows: P * H, which bounds a run by SCORES where scores or biases are made for each;
+    scores: bounds it in any case.
 
     >>> [(b.first, b.stop, b.low, b.high) for b in blocks(Sight(window=3), 257)]
     [(0, 128, 0, 128), (128, 256, 126, 256), (256, 257, 254, 257)]
@@ -118,6 +121,8 @@ def blocks(sight: Sight, length: int, reach: int = 0, rows: int = 1, start: int 
     most = BLOCK
     if sight.cap is not None or (reach and sight.slopes is not None):
         most = max(1, min(BLOCK, SCORES // (rows * length)))
+    if scores is not None:
+        most = max(1, min(most, scores // (rows * length)))
     for first in range(start, length, most):
         stop = min(first + most, length)
         low = 0 if sight.window is None or first < reach else max(0, first - sight.window + 1)

@@ -8,7 +8,6 @@ State Space Models", sections 3 and 4 (S4D-Lin). Letters: N ids, D width, S = N_
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +15,14 @@ from torch import Tensor
 
 from temaki.base.roles import Role
 from temaki.model.config import S4DConfig
-from temaki.model.layout import Layout, Memory
-from temaki.model.part import Part
+from temaki.model.layout import Layout
+from temaki.model.recurrent import Carried, Given, Recurrent
+from temaki.model.scan import diagonal_scan, looped, scan_on, vandermonde
 
-CHUNK = 64
-"""Ids that a call with state takes at a time: bounds the powers of Abar that are held, [CHUNK, D, S]."""
+System = tuple[Tensor, Tensor, Tensor]
+"""(Abar, Bbar, C), complex [D, S] each."""
+_SCANNED = 256
+"""Pairs a channel up to which a compiled scan costs less than transforms: at 256 a draw for D = 128, a gain for 64."""
 
 
 def hold(a: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +52,7 @@ def s4d_kernel(abar: Tensor, bbar: Tensor, c: Tensor, length: int) -> Tensor:
     >>> s4d_kernel(half, one, one, 3)
     tensor([[2.0000, 1.0000, 0.5000]])
     """
-    return 2 * torch.einsum("lds,ds->dl", powers(abar, length), c * bbar).real
+    return vandermonde(abar, 2 * c * bbar, length)
 
 
 def causal_convolution(u: Tensor, kernel: Tensor) -> Tensor:
@@ -105,14 +107,12 @@ def advance(x: Tensor, u: Tensor, abar: Tensor, bbar: Tensor, p: Tensor | None =
     return p[-1] * x + bbar * torch.einsum("lds,ld->ds", p[:-1].flip(0), u.to(p.dtype))
 
 
-class S4D(Part):
+class S4D(Recurrent):
     """Input and gate projections, one diagonal state space a channel, gate, output projection."""
-
-    uncompiled = ("_recur",)  # pieces of any length go through the FFT: the compiler would start anew for each
 
     def __init__(self, config: S4DConfig, width: int):
         super().__init__()
-        self.config = config
+        self.config, self.channels = config, width
         pairs = config.states // 2
         low, high = math.log(config.step_min), math.log(config.step_max)
         self.inputs = self.add("inputs", 2 * width, width, role=Role("matrix", (width, width)), filling="matrix")
@@ -144,83 +144,62 @@ class S4D(Part):
         )
         self.skip = self.add("skip", width, role=Role("vector"), filling="ones")
 
-    def system(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(Abar, Bbar, C), complex [D, S] each, in float32 or better."""
-        wide = torch.float64 if self.log_step.dtype == torch.float64 else torch.float32
+    def system(self) -> System:
+        """(Abar, 1, C Bbar), complex [D, S] each, in float32 or better: a state is measured in what one input adds."""
+        wide = self._wide()
         a = torch.complex(-self.log_decay.to(wide).exp(), self.frequency.to(wide))
         abar, bbar = hold(a, self.log_step.to(wide).exp()[:, None])
-        return abar, bbar, torch.view_as_complex(self.c.to(wide))
+        return abar, torch.ones_like(bbar), bbar * torch.view_as_complex(self.c.to(wide))
 
-    def forward(self, x: Tensor, layout: Layout, state: "S4DState | None", memory: Memory | None) -> Tensor:
+    def project(self, x: Tensor, layout: Layout) -> Given:
+        """What goes into the state spaces and the gate: [N, D] both."""
         u, gate = F.linear(x, self.inputs).chunk(2, -1)
-        wide = u.to(self.skip.dtype if self.skip.dtype == torch.float64 else torch.float32)
-        y = (self._recur(wide, layout, state) + self.skip * wide).to(x.dtype)
-        return F.linear(y * F.silu(gate), self.out)
+        return u.to(self._wide()).contiguous(), gate
 
-    def _recur(self, u: Tensor, layout: Layout, state: "S4DState | None") -> Tensor:
-        """The state spaces alone: u [N, D] -> y [N, D], without the skip."""
-        if state is None:
-            return _convolve_pieces(u, layout.pieces, *self.system())
-        return state.read(u, layout, *self.system())
+    def _wide(self) -> torch.dtype:
+        return torch.promote_types(self.skip.dtype, torch.float32)
 
-    def new_state(self, slots: int, room: int, spare: int) -> "S4DState":
-        abar = self.system()[0]
-        return S4DState(self, torch.zeros(slots, *abar.shape, dtype=abar.dtype, device=abar.device))
+    def begin(self, slots: int) -> Carried:
+        kind = torch.promote_types(self._wide(), torch.complex64)
+        return (self.c.new_zeros(slots, *self.c.shape[:2], dtype=kind),)
 
+    def whole(self, system: System, given: Given, layout: Layout) -> Tensor:
+        """Scanned id by id where a loop serves and states are few; else convolved."""
+        abar, bbar, c = system
+        if looped(given[0]) and abar.shape[1] <= _SCANNED:
+            return diagonal_scan(given[0], abar, 2 * c * bbar, layout.rows.cuts)
+        return convolve_pieces(given[0], layout.pieces, *system)
 
-class S4DState:
-    """x of all slots. A mark copies x and starts a log of the inputs of the recurrence, which `rewind` runs again."""
+    def run(self, system: System, past: Carried, given: Given) -> tuple[Tensor, Carried]:
+        """The loop takes any number of ids at once."""
+        return (self.chunk if looped(given[0]) else super().run)(system, past, given)
 
-    def __init__(self, mixer: S4D, x: Tensor):
-        self.mixer = mixer
-        self.x = x
-        """Complex [R, D, S]."""
-        self.marks: dict[int, tuple[Tensor, list[Tensor]]] = {}
+    def chunk(self, system: System, past: Carried, given: Given) -> tuple[Tensor, Carried]:
+        abar, bbar, c = system
+        if looped(given[0]):
+            y, after = scan_on(given[0], abar, 2 * c * bbar, past[0][None])
+            return y, (after[0],)
+        y, x = s4d_chunk(past[0], given[0], *system)
+        return y, (x,)
 
-    def read(self, u: Tensor, layout: Layout, abar: Tensor, bbar: Tensor, c: Tensor) -> Tensor:
-        """Run each piece on from its slot's state: u [N, D] -> y [N, D]."""
-        assert layout.slots is not None
-        y = torch.empty_like(u)
-        for slot, (start, stop) in zip(layout.slots, layout.pieces, strict=True):
-            if slot in self.marks:
-                self.marks[slot][1].append(u[start:stop].clone())
-            for low in range(start, stop, CHUNK):
-                high = min(low + CHUNK, stop)
-                y[low:high], self.x[slot] = s4d_chunk(self.x[slot], u[low:high], abar, bbar, c)
-        return y
+    def step(self, system: System, past: Carried, given: Given) -> tuple[Tensor, Carried]:
+        y, x = s4d_step(past[0], given[0], *system)
+        return y, (x,)
 
-    def mark(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            self.marks[slot] = (self.x[slot].clone(), [])
-
-    @torch.no_grad()
-    def rewind(self, slots: Sequence[int], keep: Sequence[int]) -> None:
-        abar, bbar, _ = self.mixer.system()
-        for slot, kept in zip(slots, keep, strict=True):
-            x, log = self.marks.pop(slot)
-            u = torch.cat(log)[:kept] if log else self.x.real[slot, :0, 0]
-            for low in range(0, kept, CHUNK):
-                x = advance(x, u[low : low + CHUNK], abar, bbar)
-            self.x[slot] = x
-
-    def fork(self, source: int, target: int) -> None:
-        self.x[target] = self.x[source]
-        self.marks.pop(target, None)
-
-    def save(self, slot: int, length: int) -> dict[str, Tensor]:
-        return {"x": torch.view_as_real(self.x[slot]).clone()}
-
-    def load(self, slot: int, saved: Mapping[str, Tensor]) -> None:
-        self.x[slot] = torch.view_as_complex(saved["x"])
-
-    def clear(self, slots: Sequence[int]) -> None:
-        self.x[list(slots)] = 0.0
-        for slot in slots:
-            self.marks.pop(slot, None)
+    def finish(self, y: Tensor, given: Given) -> Tensor:
+        u, gate = given
+        return F.linear((y + self.skip * u).to(gate.dtype) * F.silu(gate), self.out)
 
 
-def _convolve_pieces(u: Tensor, pieces: list[tuple[int, int]], abar: Tensor, bbar: Tensor, c: Tensor) -> Tensor:
-    """Each piece convolved alone: pieces are padded to the next power of two and go through the FFT by size."""
+def convolve_pieces(u: Tensor, pieces: list[tuple[int, int]], abar: Tensor, bbar: Tensor, c: Tensor) -> Tensor:
+    """Each piece convolved alone: pieces are padded to the next power of two and go through the FFT by size.
+
+    u [N, D], complex abar, bbar and c [D, S] -> y [N, D].
+
+    >>> half, one = torch.full((1, 1), 0.5 + 0j), torch.ones(1, 1) + 0j
+    >>> convolve_pieces(torch.ones(3, 1), [(0, 2), (2, 3)], half, one, one).T.round(decimals=4)
+    tensor([[2., 3., 2.]])
+    """
     sizes: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for start, stop in pieces:
         if stop > start:

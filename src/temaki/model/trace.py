@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from temaki.base.rows import Rows
 from temaki.model.attention import Attention
 from temaki.model.decoder import Decoder
-from temaki.model.dense import piece_weights
+from temaki.model.dense import mapped_piece_weights, piece_weights
 
 Maps = dict[int, list[Tensor]]
 
@@ -22,7 +22,8 @@ Maps = dict[int, list[Tensor]]
 def attention_maps(
     model: Decoder, rows: Rows, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None
 ) -> Maps:
-    """Layer -> a piece's attention weights [H, n, n] for each piece, row = query, column = key; each row sums to 1.
+    """Layer -> a piece's attention weights [H, n, n] for each piece, row = query, column = key; each row sums to 1,
+    but under maps that do not (sigmoid, sink). Noise of maps that have it in training is left out.
 
     layers: by default every layer with attention; heads: by default all, else these in this order. Multiplied with the
     layer's values, they are what the fused kernel gives. Raises ValueError for a layer without attention or a head that
@@ -61,13 +62,18 @@ def _watch(found: Maps, layer: int, heads: Sequence[int] | None) -> Callable[[nn
         assert isinstance(mixer, Attention)
         x, layout = given[:2]
         q, k, _ = mixer.project(x, layout)
-        prefixes = [0] * len(layout.pieces)
-        if mixer.config.mask == "prefix" and layout.rows.prefix is not None:
-            prefixes = layout.rows.prefix.tolist()
+        prefix = mixer.prefix(layout)
+        prefixes = [0] * len(layout.pieces) if prefix is None else prefix.tolist()
         maps = [
-            piece_weights(q[start:stop], k[start:stop], mixer.sight, prefix)
+            _weights(mixer, q[start:stop], k[start:stop], prefix)
             for (start, stop), prefix in zip(layout.pieces, prefixes, strict=True)
         ]
         found[layer] = maps if heads is None else [each[list(heads)] for each in maps]
 
     return hook
+
+
+def _weights(mixer: Attention, q: Tensor, k: Tensor, prefix: int) -> Tensor:
+    if mixer.mapped is None:
+        return piece_weights(q, k, mixer.sight, prefix)
+    return mapped_piece_weights(q, k, mixer.mapped, prefix)

@@ -20,7 +20,13 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
 
 def charts(run: RunFolder) -> list[str]:
     """The charts of a run; what it did not measure is left out, but for its loss, rate, gradient and speed."""
-    made = [_loss(run), _bits(run), _rate(run), _measured(run, "Gradient norm", "grad_norm", "L2, before clipping", 3)]
+    made = [
+        _loss(run),
+        _bits(run),
+        _accuracy(run),
+        _rate(run),
+        _measured(run, "Gradient norm", "grad_norm", "L2, before clipping", 3),
+    ]
     made += [_roles(run, *each) for each in BY_ROLE]
     speed = _measured(run, "Speed", "tokens_per_second", "tokens a second", 4)
     return [each for each in [*made, _noise(run), speed, _share(run), _memory(run)] if each]
@@ -40,6 +46,11 @@ def _bits(run: RunFolder) -> str:
     bits = Series("validation", run.curve("validate", "bits_per_byte"), "dots", 1)
     marks = [mark for mark in run.marks if mark[1] == MARKS[0]]
     return chart.lines("Bits per byte", [bits], "step", "bits per byte", marks=marks) if bits.points else ""
+
+
+def _accuracy(run: RunFolder) -> str:
+    share = Series("validation", run.curve("validate", "accuracy"), "dots", 1)
+    return chart.lines("Accuracy", [share], "step", "share of the answers", zero=True) if share.points else ""
 
 
 def _rate(run: RunFolder) -> str:

@@ -102,6 +102,11 @@ def _header(run: RunFolder, info: RunInfo) -> str:
 
 
 def _hero(run: RunFolder) -> str:
+    right = number(run.results.get("accuracy")) or run.last("validate", "accuracy")
+    if right is not None:
+        chance = number(run.results.get("chance"))
+        said = "" if chance is None else f"One of {1 / chance:.0f} is right by chance."
+        return _headline(right, "of the answers are right, in examples that were not learned from", said, "")
     ours = number(run.results.get("bits_per_byte"))
     if ours is None:
         found = run.best("validate", "bits_per_byte")

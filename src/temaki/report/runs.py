@@ -90,6 +90,8 @@ def _next(run: RunFolder, state: State) -> str:
         case "finished":
             if run.setting("objective", "kind") == "masked":  # no next id to be judged by, or to go on with
                 return command("report", run.path)
+            if run.setting("data", "task", "kind") is not None:  # its prompts are examples, no text
+                return command("report" if run.results else "evaluate", run.path)
             return command("generate" if run.results else "evaluate", run.path)
         case "failed":
             rate = number(run.setting("optim", "lr"))

@@ -1,5 +1,6 @@
 """What a recipe will need, before anything is trained: files, memory, steps, time."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from temaki.base import config as config_door
 from temaki.base import device as devices
 from temaki.base.errors import DataError
+from temaki.batches import data as batches
 from temaki.batches import prepare
 from temaki.batches.loader import Loader
 from temaki.model.count import count, flops_per_token
@@ -47,10 +49,16 @@ def estimate(found: Mapping[str, Any]) -> Estimate:
     if model is not None:
         found = further.with_model(found, model)
     table = recipes.data(found)
-    config = recipes.complete(found, table.vocabulary)
+    config = recipes.complete(found, batches.size(table))
     runs.check_recipe(config)
     trackers.check(config.watch.trackers)
-    if table.shards is not None:
+    documents, size = 0, 0
+    if table.task is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            exercises = batches.make(table, Path(folder) / "data", lambda *_: None)
+            config = recipes.complete(found, exercises.tokenizer.size)
+            runs.check(config, exercises)
+    elif table.shards is not None:
         data = prepare.open_prepared(Path(table.shards))
         config = recipes.complete(found, data.tokenizer.size)
         runs.check(config, data)
@@ -96,7 +104,9 @@ def table(found: Estimate) -> str:
     memory = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
     return "\n".join(
         [
-            f"text      {found.documents} training documents, {found.text_bytes / 1e6:.2f} MB",
+            f"text      {found.documents} training documents, {found.text_bytes / 1e6:.2f} MB"
+            if found.documents
+            else f"task      {found.recipe['data']['task']['kind']}: examples without end or pictures",
             f"model     {found.parameters:,} parameters",
             f"memory    about {found.memory_bytes / 1e9:.2f} GB at once ({memory}){free}",
             f"steps     {found.steps:,} ({found.tokens:,} ids)",

@@ -7,6 +7,7 @@ from typing import Any
 
 from temaki.base import config as config_door
 from temaki.base.errors import ConfigError
+from temaki.batches.data import Data
 from temaki.batches.prepare import BOUNDARY, Prepared, Words
 from temaki.checkpoint.speaking import Speaking
 from temaki.formats import open as opener
@@ -113,11 +114,11 @@ def spoken(config: RunConfig, data: Prepared, model: Opened | None) -> RunConfig
     return replace(config, generation=replace(before, front=before.front or (boundary,), stop=stop))
 
 
-def same_words(data: Prepared, model: Opened) -> None:
+def same_words(data: Data, model: Opened) -> None:
     """Raise ConfigError if shards were made with another tokenizer than the model's."""
     assert model.tokenizer is not None, "checked by `opened`"
     if data.tokenizer.fingerprint != model.tokenizer.fingerprint:
         raise ConfigError(
             f"{data.folder} was made with another tokenizer than that of {model.folder}",
-            do="leave data.shards out and give the text: --text",
+            do="leave data.shards out and give the text (--text), or choose a model of this very task",
         )

@@ -7,7 +7,8 @@ from itertools import islice
 from temaki.base import rows as base_rows
 from temaki.batches.loader import Loader
 from temaki.batches.prepare import Prepared, texts
-from temaki.evaluate import loss
+from temaki.batches.tasks_data import Exercises
+from temaki.evaluate import answered, loss
 from temaki.generate import text
 from temaki.generate.config import SamplingConfig
 from temaki.generate.torch_executor import TorchExecutor
@@ -79,6 +80,28 @@ class ValidateObjective(Every):
             return
         self.numbers = {"step": run.step, "loss": found}
         run.log.write({"kind": "validate", "step": run.step, "loss": found})
+
+    def score(self, run: Run) -> float | None:
+        return self.numbers["loss"] if self.numbers.get("step") == run.step else None
+
+
+class ValidateTask(Every):
+    """Loss and accuracy of a task's answers on held-out examples; by the loss the best checkpoint is judged."""
+
+    name = "validate"
+    everywhere = True
+
+    def __init__(self, steps: int, data: Exercises, tokens: int):
+        super().__init__(steps)
+        self.data, self.tokens = data, tokens
+
+    def act(self, run: Run) -> None:
+        batch = run.config.batch
+        held, rows = self.data.held(batch.context), max(1, self.tokens // batch.context)
+        with parallel.speaking(run.model, run.optimizer):
+            found = answered.judge(run.model, held, batch.context, rows, batch.micro_rows)
+        self.numbers = {"step": run.step, "loss": found.loss, "accuracy": found.accuracy}
+        run.log.write({"kind": "validate", **self.numbers})
 
     def score(self, run: Run) -> float | None:
         return self.numbers["loss"] if self.numbers.get("step") == run.step else None

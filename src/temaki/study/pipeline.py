@@ -12,12 +12,16 @@ from temaki.base import config as config_door
 from temaki.base import device as devices
 from temaki.base import dist, files
 from temaki.base.dist import ALONE, World
+from temaki.batches import data as batches
 from temaki.batches import prepare
+from temaki.batches.data import Data
 from temaki.batches.prepare import Prepared, Progress, Words
+from temaki.batches.tasks_data import Exercises
 from temaki.checkpoint import resume as resume_door
 from temaki.checkpoint import store
 from temaki.corpus import sources
-from temaki.evaluate import loss, yardsticks
+from temaki.evaluate import answered, loss, yardsticks
+from temaki.evaluate.answered import Answered
 from temaki.evaluate.loss import Score
 from temaki.evaluate.yardsticks import Measuring
 from temaki.formats import open as opener
@@ -44,7 +48,7 @@ class Ready:
 
     config: RunConfig
     folder: Path
-    data: Prepared
+    data: Data
     tokenizer: Path
     """The folder of the tokenizer that travels with the run's checkpoints."""
 
@@ -66,23 +70,25 @@ def ready(found: Mapping[str, Any], folder: Path, progress: Progress = quiet) ->
     if model is not None:
         found = further.with_model(found, model)
     table = recipes.data(found)
-    wanted = recipes.complete(found, table.vocabulary)
+    wanted = recipes.complete(found, batches.size(table))
     runs.check_recipe(wanted)
     parallel.check(wanted, world)
     trackers.check(wanted.watch.trackers)
     world.first(lambda: fits(wanted, world))
     given = further.words(model) if model is not None else None
-    place = world.first(lambda: str(prepare.prepare(table, folder / "data", progress, anew, given).folder))
-    data = prepare.open_prepared(Path(place))
+    place = world.first(lambda: str(batches.make(table, folder / "data", progress, anew, given).folder))
+    data = batches.open_data(Path(place))
     if model is not None:
         further.same_words(data, model)
-    config = further.spoken(recipes.complete(found, data.tokenizer.size), data, model)
+    config = recipes.complete(found, data.tokenizer.size)
+    if not isinstance(data, Exercises):
+        config = further.spoken(config, data, model)
     runs.check(config, data)
     own = given if table.shards is not None else None
     return Ready(config, folder, data, Path(world.first(lambda: str(_travelling(folder, data, own)))))
 
 
-def _travelling(folder: Path, data: Prepared, given: Words | None) -> Path:
+def _travelling(folder: Path, data: Data, given: Words | None) -> Path:
     """Where the tokenizer lies that travels with checkpoints: beside the shards, or in the run where it is `given`."""
     own = folder / "tokenizer"
     if given is not None:
@@ -113,16 +119,25 @@ def train(
     `allow`: keys that may differ from the save that a run goes on from.
     """
     watch = made.config.watch
-    judge = study_hooks.Validate if objectives.says_next(made.config.objective) else study_hooks.ValidateObjective
-    own: list[Hook] = [judge(watch.validate, made.data, watch.validate_tokens)]
+    own: list[Hook] = [_judge(made.config, made.data)]
     if watch.sample is not None:
-        own.append(study_hooks.Sample(watch.sample, made.data, prompts(made.data), SAMPLING))
+        text_data = batches.text(made.data)
+        own.append(study_hooks.Sample(watch.sample, text_data, prompts(text_data), SAMPLING))
     if made.config.model.further is not None:
-        own.append(ahead.Agreement(watch.validate, made.data))
+        own.append(ahead.Agreement(watch.validate, batches.text(made.data)))
     own += [study_hooks.Report(), *trackers.trackers(watch.trackers)]
     begin = _loading(made.config.begin)
     hung = [*own, *hooks]
     return runs.start(made.config, made.folder, made.data, hung, resuming, warn, begin, made.tokenizer, allow)
+
+
+def _judge(config: RunConfig, data: Data) -> Hook:
+    """What judges a run on held-out data."""
+    watch = config.watch
+    if isinstance(data, Exercises):
+        return study_hooks.ValidateTask(watch.validate, data, watch.validate_tokens)
+    judge = study_hooks.Validate if objectives.says_next(config.objective) else study_hooks.ValidateObjective
+    return judge(watch.validate, data, watch.validate_tokens)
 
 
 def _loading(begin: BeginConfig) -> Callable[[Model], None] | None:
@@ -184,15 +199,24 @@ def continuations(model: Model, data: Prepared, seed: int) -> list[dict[str, str
     return [{"prompt": beginnings[each.index], "text": each.text} for each in found]
 
 
-def data_of(config: RunConfig, run: Path) -> Prepared:
+def data_of(config: RunConfig, run: Path) -> Data:
     """The data a run was trained on."""
-    return prepare.open_prepared(Path(config.data.shards) if config.data.shards is not None else run / "data")
+    return batches.open_data(Path(config.data.shards) if config.data.shards is not None else run / "data")
 
 
-def same_data(opened: opener.Opened, data: Prepared) -> None:
+def same_data(opened: opener.Opened, data: Data) -> None:
     """Raise CheckpointError if a checkpoint was not trained with this tokenizer and these shards."""
     manifest = store.open(opened.folder).manifest
-    resume_door.check(manifest, data.tokenizer.fingerprint, data.train.manifest.fingerprint)
+    resume_door.check(manifest, data.tokenizer.fingerprint, data.fingerprint)
+
+
+def answers(model: Model, data: Exercises, config: RunConfig, rows: int, progress: Progress = quiet) -> Answered:
+    """How a model answers a task: in all held-out pictures, or in so many rows that no run has seen."""
+    context = config.batch.context
+    held = data.held(context, "fresh")
+    of = held.rows or rows
+    said = "answering: rows"
+    return answered.judge(model, held, context, of, config.batch.micro_rows, lambda done: progress(said, done, of))
 
 
 def scored(found: Score, step: int | None, context: int) -> dict[str, Any]:
@@ -200,6 +224,14 @@ def scored(found: Score, step: int | None, context: int) -> dict[str, Any]:
     return {
         "step": step, "bits_per_byte": found.bits_per_byte, "loss": found.loss, "perplexity": found.perplexity,
         "bytes": found.bytes, "tokens": found.tokens, "context": context, "stride": max(1, context // 2),
+    }  # fmt: skip
+
+
+def answered_table(found: Answered, step: int | None, data: Exercises) -> dict[str, Any]:
+    """A task's answers as `results.json` keeps them."""
+    return {
+        "step": step, "accuracy": found.accuracy, "loss": found.loss, "answers": found.asked,
+        "chance": 1 / data.answers,
     }  # fmt: skip
 
 

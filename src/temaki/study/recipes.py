@@ -7,6 +7,7 @@ from typing import Any
 
 from temaki.base import config as config_door
 from temaki.base.errors import ConfigError
+from temaki.batches import data as batches
 from temaki.batches.config import DataConfig
 from temaki.model.presets import preset
 from temaki.study import dial
@@ -94,6 +95,8 @@ def data(found: Mapping[str, Any]) -> DataConfig:
 
 def vocabulary(table: DataConfig) -> int:
     """How many ids the data will have: those of a tokenizer that is there already, else what the table asks for."""
+    if table.task is not None:
+        return batches.size(table)
     if table.shards is not None:
         return files.load(Path(table.shards) / "tokenizer").size
     return files.load(Path(table.tokenizer)).size if table.tokenizer is not None else table.vocabulary

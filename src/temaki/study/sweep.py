@@ -13,7 +13,7 @@ from temaki.base import config as config_door
 from temaki.base import files
 from temaki.base.errors import NonFiniteError, RunError
 from temaki.base.log import MetricLog
-from temaki.batches import prepare
+from temaki.batches import data as batches
 from temaki.batches.prepare import Progress
 from temaki.checkpoint.resume import changes
 from temaki.report import compare
@@ -147,7 +147,7 @@ def _prepared(made: Iterable[Mapping[str, Any]], folder: Path, progress: Progres
             continue
         model = further.opened(recipe)
         given = further.words(model) if model is not None else None
-        yield key, str(prepare.prepare(table, folder / f"data-{key}", progress, given=given).folder.resolve())
+        yield key, str(batches.make(table, folder / f"data-{key}", progress, given=given).folder.resolve())
 
 
 def _train(point: Point, folder: Path, shards: str, hooks: Callable[[str], Sequence[Hook]], progress: Progress) -> str:

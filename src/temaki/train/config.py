@@ -14,6 +14,51 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 @settings
+class CrossEntropyLossConfig:
+    """-log softmax at the target, in nats."""
+
+    kind: Literal["cross-entropy"] = "cross-entropy"
+
+
+@settings
+class SparsemaxLossConfig:
+    """The loss of sparsemax: 0 once the target's score leads all others by 1. Martins and Astudillo 2016."""
+
+    kind: Literal["sparsemax"] = "sparsemax"
+
+
+@settings
+class EntmaxLossConfig:
+    """The loss of entmax, between cross-entropy (alpha = 1) and sparsemax (2). Peters, Niculae and Martins 2019."""
+
+    kind: Literal["entmax"] = "entmax"
+    alpha: Annotated[float, Field(ge=1, le=4)] = 1.5
+
+
+@settings
+class TopKLossConfig:
+    """logsumexp over the k largest - the target's score: to fine-tune with, where targets mostly are among them."""
+
+    kind: Literal["top-k"] = "top-k"
+    k: Positive = 64
+
+
+@settings
+class TaylorLossConfig:
+    """-log of Taylor softmax at the target."""
+
+    kind: Literal["taylor"] = "taylor"
+    order: Annotated[int, Field(ge=2, le=8, multiple_of=2)] = 2
+
+
+LossConfig = Annotated[
+    CrossEntropyLossConfig | SparsemaxLossConfig | EntmaxLossConfig | TopKLossConfig | TaylorLossConfig,
+    Field(discriminator="kind"),
+]
+"""Margin softmax is a function alone (`model.map_losses`): it learns cosines, and no model here speaks by them."""
+
+
+@settings
 class NextConfig:
     """Predict the next id."""
 
@@ -22,6 +67,12 @@ class NextConfig:
     """Label smoothing: this much mass is spread over all ids."""
     z: Annotated[float, Field(ge=0)] = 0.0
     """z-loss: this times logsumexp^2 is added."""
+    loss: LossConfig = CrossEntropyLossConfig()
+    """Of which map to probabilities. Generation and the scores of `temaki evaluate` are by softmax whatever it is."""
+
+    def __post_init__(self) -> None:
+        if (self.smooth or self.z) and not isinstance(self.loss, CrossEntropyLossConfig):
+            raise ValueError(f"smooth and z belong to loss.kind = cross-entropy, found {self.loss.kind}")
 
 
 @settings

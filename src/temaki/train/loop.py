@@ -13,7 +13,7 @@ from temaki.base.dist import ALONE, World
 from temaki.base.errors import NonFiniteError, RunError
 from temaki.base.log import MetricLog
 from temaki.base.rows import TokenBatch
-from temaki.batches.loader import Loader
+from temaki.batches.data import Takes
 from temaki.model import dropout
 from temaki.model.build import Model
 from temaki.model.count import flops_per_token
@@ -42,7 +42,7 @@ class Run:
     """What the step calls: the model itself, or compiled."""
     optimizer: Optimizer
     objective: Objective
-    loader: Loader
+    loader: Takes
     device: torch.device
     log: MetricLog
     plan: Plan
@@ -242,7 +242,7 @@ def _micro_batches(run: Run) -> list[TokenBatch]:
         share = rows // run.world.replicas
         place = first + run.world.replica * share
         batch = run.objective.prepared(run.loader.take(place, share), place)
-        if run.config.model.dropout:
+        if run.config.model.draws:
             batch = dropout.numbered(batch, run.config.seed, place)
         batches.append(base_rows.to(batch, run.device))
         first += rows

@@ -6,8 +6,9 @@ hidden or shown of a row is drawn before that, by `prepared`, from the row's pla
 Letters: N ids, T ids a row, n pieces.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -18,16 +19,23 @@ from temaki.base import keys
 from temaki.base.errors import ConfigError
 from temaki.base.rows import TokenBatch
 from temaki.batches.config import DataConfig
+from temaki.model import map_losses, maps
 from temaki.model.build import Model
-from temaki.model.config import ModelConfig
+from temaki.model.config import AttentionConfig, ModelConfig
 from temaki.train import several
 from temaki.train.config import (
+    CrossEntropyLossConfig,
+    EntmaxLossConfig,
+    LossConfig,
     MaskedConfig,
     NextConfig,
     ObjectiveConfig,
     PrefixConfig,
     RunConfig,
     SeveralConfig,
+    SparsemaxLossConfig,
+    TaylorLossConfig,
+    TopKLossConfig,
     freezes,
 )
 from temaki.train.several import Several
@@ -69,8 +77,27 @@ class Next:
         return {"next": float(batch.weights.cpu().double().sum())}
 
     def totals(self, model: Model, batch: TokenBatch) -> Mapping[str, Tensor]:
-        hidden = model(batch.rows)
-        return {"next": model.head.nll(hidden, batch.targets, batch.weights, self.config.smooth, self.config.z)}
+        hidden, loss = model(batch.rows), self.config.loss
+        if isinstance(loss, CrossEntropyLossConfig):
+            found = model.head.nll(hidden, batch.targets, batch.weights, self.config.smooth, self.config.z)
+        else:
+            found = model.head.loss(hidden, batch.targets, batch.weights, scored(loss))
+        return {"next": found}
+
+
+def scored(config: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of logits [n, V] and targets int64 [n], each place by itself: [n]."""
+    match config:
+        case CrossEntropyLossConfig():
+            return maps.cross_entropy
+        case SparsemaxLossConfig():
+            return map_losses.sparsemax_loss
+        case EntmaxLossConfig(alpha=alpha):
+            return partial(map_losses.entmax_loss, alpha=alpha)
+        case TopKLossConfig(k=k):
+            return partial(map_losses.top_k_loss, k=k)
+        case TaylorLossConfig(order=order):
+            return partial(map_losses.taylor_loss, order=order)
 
 
 class Masked:
@@ -205,6 +232,14 @@ def check(config: ObjectiveConfig, model: ModelConfig) -> None:
             allowed=" or ".join(f'mask = "{each}"' for each in allowed),
             do="set the mask of every attention layer, or choose the objective of that mask",
         )
+    recurrent = [block.mixer.kind for block in model.pattern if not isinstance(block.mixer, AttentionConfig)]
+    if recurrent and "causal" not in allowed:
+        raise ConfigError(
+            f'objective.kind = "{config.kind}" needs layers that see what follows; a recurrence reads the past alone',
+            found=f'model.pattern.mixer.kind = "{recurrent[0]}"',
+            allowed='mixers of kind "attention"',
+            do='choose attention in every layer, or objective.kind = "next"',
+        )
     if isinstance(config, SeveralConfig):
         several.check(config, model)
     elif model.further is not None:
@@ -229,7 +264,9 @@ def trainable(config: ObjectiveConfig, model: Model) -> dict[str, nn.Parameter]:
 
 
 def says_next(config: ObjectiveConfig) -> bool:
-    """Whether what moves is judged by how well the model's own head says the next id."""
+    """Whether what moves is judged by how well the model's own head says the next id, in nats by softmax."""
+    if isinstance(config, NextConfig) and not isinstance(config.loss, CrossEntropyLossConfig):
+        return False
     return isinstance(config, NextConfig | SeveralConfig) and not freezes(config)
 
 

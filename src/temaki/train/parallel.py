@@ -29,7 +29,14 @@ from temaki.base.errors import ConfigError
 from temaki.model.attention import Attention
 from temaki.model.block import Block
 from temaki.model.build import Model
-from temaki.model.config import AttentionConfig, ExpertsConfig, ffn_width
+from temaki.model.config import (
+    AttentionConfig,
+    BatchNormConfig,
+    BucketsConfig,
+    ExpertsConfig,
+    SoftmaxConfig,
+    ffn_width,
+)
 from temaki.model.ffn import Ffn
 from temaki.model.part import leave_uncompiled
 from temaki.optim import spread as spreads
@@ -130,12 +137,33 @@ def check(config: RunConfig, world: World) -> None:
             allowed=f"replicas: {_divisors(rows)}",
             do=f"set {named} to a multiple of {replicas * batch.context}, or start another number of processes",
         )
+    if replicas > 1 and any(isinstance(block.norm, BatchNormConfig) for block in config.model.pattern):
+        raise ConfigError(
+            "batch norm takes its moments over the rows of one process, so several would learn another model",
+            found=f"{replicas} replicas", allowed="1, or norms of the kinds rms, layer, none",
+            do="start one process, or choose another model.pattern.norm",
+        )  # fmt: skip
     for block in config.model.blocks:
         if isinstance(block.mixer, AttentionConfig):
+            _shares(block.mixer, tensor)
             _divides("heads", block.mixer.heads, tensor)
             _divides("kv_heads", block.mixer.kv_heads or block.mixer.heads, tensor)
         if not isinstance(block.ffn, ExpertsConfig):
             _divides("the hidden width", ffn_width(block.ffn, config.model.width), tensor)
+
+
+def _shares(mixer: AttentionConfig, tensor: int) -> None:
+    """Raise ConfigError for parameters a head that are not shared by processes."""
+    of_heads = {
+        f"the map {mixer.map.kind}": not isinstance(mixer.map, SoftmaxConfig),
+        f"positions of kind {mixer.position.kind}": isinstance(mixer.position, BucketsConfig),
+    }
+    for name, found in of_heads.items():
+        if found and tensor > 1:
+            raise ConfigError(
+                f"parallel.tensor = {tensor} shares the heads of softmax attention alone", found=name,
+                allowed="parallel.tensor = 1", do="share rows instead: leave parallel.tensor out",
+            )  # fmt: skip
 
 
 def _divides(name: str, count: int, tensor: int) -> None:

@@ -23,12 +23,12 @@ from temaki.model.config import (
     ParallelHeadsConfig,
     PlainFfnConfig,
     ReluConfig,
-    S4DConfig,
     SequentialHeadsConfig,
     SwigluConfig,
     ffn_width,
 )
 from temaki.model.count import count
+from temaki.model.recurrent_shapes import shapes
 from temaki.optim.config import AdamWConfig, MuonConfig, OptimConfig, OptimizerConfig, SgdConfig, SignumConfig
 from temaki.train.config import RunConfig, freezes
 
@@ -184,8 +184,8 @@ def _mixer(config: MixerConfig, d: int) -> float:
             turned = queries + keys if config.qk_norm or not isinstance(config.position, NoPositionConfig) else 0
             normed = queries + keys if config.qk_norm else 0
             return queries + 2 * keys + turned + normed + queries
-        case S4DConfig():
-            return 14.0 * d  # rows twice as long for the transform, their spectra, gate and value
+        case _:
+            return shapes(config, d).kept
 
 
 def _ffn(config: FfnConfig, d: int) -> float:

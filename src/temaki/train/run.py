@@ -15,26 +15,39 @@ from temaki.base import dist, files, keys, log
 from temaki.base.dist import World
 from temaki.base.errors import ConfigError, RunError
 from temaki.base.log import MetricLog, SilentLog
+from temaki.batches import data as sources
 from temaki.batches import stochastic
 from temaki.batches.bigrams import count as count_bigrams
-from temaki.batches.prepare import Prepared
+from temaki.batches.data import Data
+from temaki.batches.tasks_data import Exercises
 from temaki.checkpoint import resume
 from temaki.checkpoint.resume import Resume
 from temaki.checkpoint.store import Store
 from temaki.model import bigrams, build, several
 from temaki.model.build import Model
-from temaki.model.config import LearnedConfig
+from temaki.model.config import LearnedConfig, RtfConfig, S4Config
 from temaki.model.count import count
 from temaki.optim import schedule
 from temaki.optim.groups import groups
 from temaki.optim.optimizer import Optimizer
 from temaki.train import loop, objectives, parallel, plan, saves
-from temaki.train.config import BigramsConfig, FromModelConfig, MaskedConfig, RunConfig, freezes
+from temaki.train.config import BigramsConfig, FromModelConfig, MaskedConfig, NextConfig, RunConfig, freezes
 from temaki.train.hooks import Hook
 from temaki.train.loop import Run
 from temaki.train.objectives import Objective
 
-FREE = ("name", "save", "watch", "parallel", "guard", "data.text", "data.shards", "data.tokenizer", "begin.path")
+FREE = (
+    "name",
+    "save",
+    "watch",
+    "parallel",
+    "guard",
+    "data.text",
+    "data.shards",
+    "data.tokenizer",
+    "data.task.folder",
+    "begin.path",
+)
 """Keys that may change on resume without a word: they do not change what is learned from whole data, whose fingerprint
 is compared."""
 
@@ -48,7 +61,7 @@ class Outcome:
     """"finished", or the name of the signal that stopped it."""
 
 
-def check(config: RunConfig, data: Prepared) -> None:
+def check(config: RunConfig, data: Data) -> None:
     """Raise ConfigError for a recipe that cannot run on this data."""
     room = isinstance(config.begin, FromModelConfig)  # such a model may have rows that no id reaches
     if config.model.vocabulary < data.tokenizer.size or (config.model.vocabulary > data.tokenizer.size and not room):
@@ -57,6 +70,11 @@ def check(config: RunConfig, data: Prepared) -> None:
             allowed=str(data.tokenizer.size), do="leave model.vocabulary out: it is taken from the tokenizer",
         )  # fmt: skip
     check_recipe(config)
+    if isinstance(data, Exercises) and config.batch.context < data.longest:
+        raise ConfigError(
+            "a row has no room for an example of the task", found=f"batch.context {config.batch.context}",
+            allowed=f"{data.longest} or more", do=f"set batch.context={data.longest} (and batch.tokens a multiple)",
+        )  # fmt: skip
     stochastic.check(config.batch.segmentation, data.tokenizer)
     _objective(config, data)
 
@@ -68,6 +86,8 @@ def check_recipe(config: RunConfig) -> None:
         raise ConfigError("parallel.compile needs a C++ compiler", do="install g++ or clang++, or set it to false")
     model = config.model
     objectives.check_run(config)
+    if config.data.task is not None:
+        check_task(config)
     if not isinstance(config.begin, FromModelConfig):  # such a model has its own tokenizer, `check` asks that one
         objectives.check_mask(config.objective, config.data)
     if config.watch.sample is not None and isinstance(config.objective, MaskedConfig):
@@ -80,6 +100,14 @@ def check_recipe(config: RunConfig) -> None:
             allowed=f"a batch.context of 1 to {position.room}",
             do=f"set batch.context={position.room}, or for a new model more positions (model.input_position.room)",
         )
+    for block in model.pattern:
+        if isinstance(block.mixer, S4Config | RtfConfig) and config.batch.context > block.mixer.length:
+            raise ConfigError(
+                f"batch.context is beyond the kernel of mixer {block.mixer.kind}",
+                found=f"batch.context {config.batch.context}, length {block.mixer.length}",
+                allowed=f"a batch.context of 1 to {block.mixer.length}",
+                do=f"set batch.context={block.mixer.length}, or for a new model a longer kernel (mixer.length)",
+            )
     if isinstance(config.begin, BigramsConfig):
         if isinstance(config.objective, MaskedConfig):
             raise ConfigError(
@@ -90,14 +118,32 @@ def check_recipe(config: RunConfig) -> None:
         bigrams.check_back(model.blocks[0], config.begin.back)
 
 
-def _objective(config: RunConfig, data: Prepared) -> Objective:
+def check_task(config: RunConfig) -> None:
+    """Raise ConfigError for what belongs to text and not to a task, whose answers are asked at places of its own."""
+    if not isinstance(config.objective, NextConfig):
+        raise ConfigError(
+            "a task says what is asked at which place", found=f'objective.kind = "{config.objective.kind}"',
+            allowed='"next"', do="leave [objective] out",
+        )  # fmt: skip
+    of_text = {
+        "watch.sample": config.watch.sample is not None,
+        "batch.segmentation": config.batch.segmentation is not None,
+        'begin.kind = "bigrams"': isinstance(config.begin, BigramsConfig),
+        "data.tokenizer": config.data.tokenizer is not None,
+    }
+    for name, found in of_text.items():
+        if found:
+            raise ConfigError(f"{name} belongs to text, and a task has none", do="leave it out, or leave data.task out")
+
+
+def _objective(config: RunConfig, data: Data) -> Objective:
     return objectives.objective(config.objective, data.tokenizer.size, data.tokenizer.special, config.seed)
 
 
 def start(
     config: RunConfig,
     folder: Path,
-    data: Prepared,
+    data: Data,
     hooks: Sequence[Hook] = (),
     resuming: Literal["never", "auto"] = "never",
     warn: Callable[[str], None] = lambda _: None,
@@ -127,12 +173,12 @@ def start(
         heard = warn if world.main else _unheard
         found = _found(config, folder, data, machine, allow, heard) if resuming == "auto" else None
         built = _built(config, data, begin, found, device, precision, world)
-        loader = stochastic.loader(data.train, data.tokenizer, config.batch, config.seed)
+        loader = sources.loader(data, config.batch, config.seed)
         if world.main:
             log.cut(folder / "metrics.jsonl", found.checkpoint.manifest.step if found else -1)
             files.write_text(folder / "config.toml", config_door.toml(config_door.mapping(config)))
         store = Store(folder / "checkpoints", config.save.keep, config.save.every)
-        words, shards = data.tokenizer.fingerprint, data.train.manifest.fingerprint
+        words, shards = data.tokenizer.fingerprint, data.fingerprint
         run = Run(
             config=config,
             folder=folder,
@@ -171,7 +217,7 @@ class Built:
 def _found(
     config: RunConfig,
     folder: Path,
-    data: Prepared,
+    data: Data,
     machine: Mapping[str, str | int | bool],
     allow: Sequence[str],
     warn: Callable[[str], None],
@@ -182,7 +228,7 @@ def _found(
         config_door.mapping(config),
         machine,
         data.tokenizer.fingerprint,
-        data.train.manifest.fingerprint,
+        data.fingerprint,
         lambda old: config_door.mapping(config_door.read(RunConfig, old)),
     )
     resume.permit(found, FREE, allow, warn)
@@ -191,7 +237,7 @@ def _found(
 
 def _built(
     config: RunConfig,
-    data: Prepared,
+    data: Data,
     begin: Callable[[Model], None] | None,
     found: Resume | None,
     device: torch.device,
@@ -236,10 +282,10 @@ def _go(run: Run, found: Resume | None, warn: Callable[[str], None], machine: di
         run.log.close()
 
 
-def _begin(config: RunConfig, model: Model, data: Prepared, begin: Callable[[Model], None] | None) -> None:
+def _begin(config: RunConfig, model: Model, data: Data, begin: Callable[[Model], None] | None) -> None:
     """Begin as the recipe says: as a bigram model, which counts as training, or with the weights of another model."""
     if isinstance(config.begin, BigramsConfig):
-        counts = torch.from_numpy(count_bigrams(data.train))
+        counts = torch.from_numpy(count_bigrams(sources.text(data).train))
         bigrams.fill(model, counts, config.begin.smooth, keys.torch_seed(config.seed, "begin"), config.begin.back)
         several.begin(model.heads, model.head)
     elif isinstance(config.begin, FromModelConfig):

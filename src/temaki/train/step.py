@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from temaki.base.dist import ALONE, World
 from temaki.base.errors import NonFiniteError
 from temaki.base.rows import TokenBatch
-from temaki.model import experts
+from temaki.model import experts, norm_batch
 from temaki.model.build import Model
 from temaki.optim import spread as spreads
 from temaki.optim.optimizer import Optimizer
@@ -134,6 +134,7 @@ def update(
         backward = _last_not_finite(_grads(model), world)
         model.zero_grad(set_to_none=True)
         experts.forget(model)
+        norm_batch.forget(model)
         where = culprit(model, lambda: [objective.totals(model, batch) for batch in batches], backward, world)
         raise NonFiniteError(
             f"{'the loss' if not math.isfinite(found.loss) else 'the gradient'} is not finite",
@@ -143,6 +144,7 @@ def update(
     weights = optimizer.norms("weight") if norms else {}
     updates = optimizer.step(factor, norms)
     experts.settle(model, world.data)
+    norm_batch.settle(model)
     noise = Norms(found.first[0], found.count, found.first[1], norm**2) if found.first is not None else None
     return Told(found.loss, norm, noise, by_role, weights, updates)
 
