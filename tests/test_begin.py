@@ -17,7 +17,15 @@ from temaki.corpus.sources import Document
 from temaki.model import bigrams, build
 from temaki.model.attention import Attention
 from temaki.model.build import Model
-from temaki.model.config import AttentionConfig, BlockConfig, DecoderConfig, NoPositionConfig, RopeConfig, S4DConfig
+from temaki.model.config import (
+    AttentionConfig,
+    BatchNormConfig,
+    BlockConfig,
+    DecoderConfig,
+    NoPositionConfig,
+    RopeConfig,
+    S4DConfig,
+)
 from temaki.model.layout import Layout
 
 TEXT = "".join(f"Line {i}: déjà vu, 我们, {i * i}.\n" for i in range(60))
@@ -163,4 +171,6 @@ def test_heads_look_back_from_the_start_and_say_nothing_yet(mixer: AttentionConf
 def test_a_first_layer_that_cannot_look_back_is_refused(mixer: AttentionConfig | S4DConfig) -> None:
     with pytest.raises(ConfigError, match=r"begin\.back"):
         bigrams.check_back(decoder(mixer).blocks[0], (1, 2, 3))
+    with pytest.raises(ConfigError, match="batch norm reads all of a batch"):
+        bigrams.check_norm(BatchNormConfig())
     bigrams.check_back(decoder(mixer).blocks[0], ())

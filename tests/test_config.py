@@ -283,7 +283,7 @@ POSITION = (
         scaling=st.none() | SCALING,
     )
     | st.just(m.AlibiConfig())
-    | st.builds(m.BucketsConfig, count=st.integers(1, 64).map(lambda half: 2 * half), distance=st.integers(200, 999))
+    | st.builds(m.BucketsConfig, count=st.integers(1, 32).map(lambda part: 4 * part), distance=st.integers(200, 999))
     | UNPLACED
 )
 MAP = (

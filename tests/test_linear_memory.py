@@ -291,3 +291,20 @@ def test_rectangles_are_pieces_one_by_one() -> None:
 def test_heads_that_do_not_fit_are_refused(config: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fits(config, WIDTH)
+
+
+@pytest.mark.parametrize("forgotten", [-1e30, -torch.inf])
+def test_an_id_that_forgets_all_costs_its_neighbours_no_digits(forgotten: float) -> None:
+    q, k, v = torch.randn(20, 4), torch.nn.functional.normalize(torch.randn(20, 4)), torch.randn(20, 3)
+    log_a, b, u, s = -torch.rand(20), torch.rand(20), torch.randn(4), torch.zeros(4, 3)
+    log_a[[5, 6, 13]] = forgotten
+    by_key, cut = log_a[:, None].expand(20, 4), slice(13, 20)  # nothing before id 13 is left after it
+    for whole, part in (
+        (decayed(q, k, v, log_a, s), decayed(q[cut], k[cut], v[cut], log_a[cut], s)),
+        (delta(q, k, v, log_a, b, s), delta(q[cut], k[cut], v[cut], log_a[cut], b[cut], s)),
+        (decayed_by_key(q, k, v, by_key, u, s), None),
+    ):
+        if part is None:
+            part = decayed_by_key(q[14:], k[14:], v[14:], by_key[14:], u, k[13, :, None] * v[13])
+        torch.testing.assert_close(whole[0][-6:], part[0][-6:], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(whole[1], part[1], atol=1e-5, rtol=1e-4)

@@ -403,6 +403,8 @@ def test_gumbel_noise_has_its_moments() -> None:
     assert bool(noise.isfinite().all())
     assert float(noise.mean()) == pytest.approx(0.5772, abs=0.01)
     assert float(noise.var()) == pytest.approx(math.pi**2 / 6, abs=0.02)
+    other = gumbel_noise(torch.arange(400).view(2, 200), torch.tensor(4), 5, torch.arange(100), torch.float32)
+    assert not (noise == other).all(-1).any()  # layers draw apart
     flat = noise.transpose(1, 2).flatten(0, 1).flatten(1)  # a row a query
     assert len(flat.unique(dim=0)) == 400
     assert abs(float(torch.corrcoef(flat.T[[0, 1, 100, 101]]).fill_diagonal_(0).abs().max())) < 0.2

@@ -314,3 +314,61 @@ def test_taylor_is_its_series(order: int) -> None:
     assert isinstance(series, Tensor)
     torch.testing.assert_close(maps.taylor_softmax(x, order), series / series.sum(-1, keepdim=True))
     assert maps.taylor_softmax(torch.tensor([1e5, 0.0]), order).tolist() == pytest.approx([1.0, 0.0], abs=1e-7)
+
+
+# ---- the compiled loops ---------------------------------------------------------------------------------------------
+
+
+def _mixed(size: int) -> Tensor:
+    """Random, half-rounded, hard and partly hidden rows of float32, each with something to see."""
+    x = rows(max(size, 4), 12)[:, :size].float()
+    x[1, size // 2 + 1 :] = NOTHING
+    x[2, : size // 2] = NOTHING
+    return x
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.0001, 1.25, 1.5, 1.9, 2.0])
+def test_the_loops_are_their_twin(alpha: float) -> None:
+    turned = {1.5: sparse_maps.entmax15, 2.0: sparse_maps.sparsemax}
+    for size in (*range(1, 71, 3), 513):
+        x = _mixed(size).requires_grad_()
+        exact = x.detach().double().requires_grad_()
+        own, theirs = (torch.full((len(x), 1), alpha, dtype=y.dtype, requires_grad=True) for y in (x, exact))
+        p, expected = sparse_maps.entmax(x, own), sparse_maps.entmax(exact, theirs)
+        assert p.grad_fn is not None
+        assert "EntmaxLoop" in type(p.grad_fn).__name__
+        torch.testing.assert_close(p.double(), expected, rtol=0, atol=1e-6)
+        if alpha in turned:
+            assert torch.equal(turned[alpha](x), p)
+        weights = torch.linspace(-1, 1, size)
+        found = torch.autograd.grad((p * weights).sum(), (x, own))
+        wanted = torch.autograd.grad((expected * weights.double()).sum(), (exact, theirs))
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("alpha", [1.3, 1.5, 2.0])
+def test_the_loops_have_the_same_bits_anywhere(alpha: float) -> None:
+    """On any number of threads, whatever stands beside a row, and however many hidden entries follow it."""
+    x = torch.randn(64, 300, generator=torch.Generator().manual_seed(1))
+    x[5] = NOTHING
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            y = x.clone().requires_grad_()
+            p = sparse_maps.entmax(y, alpha)
+            found.append((p.detach(), torch.autograd.grad(p[:, ::2].sum(), y)[0]))
+    finally:
+        torch.set_num_threads(before)
+    p, grad = found[0]
+    assert all(torch.equal(p, a) and torch.equal(grad, b) for a, b in found)
+    assert not p[5].any()
+    assert not grad[5].any()
+    assert torch.equal(sparse_maps.entmax(x[7:8], alpha), p[7:8])
+    beyond = sparse_maps.entmax(torch.cat((x, torch.full((64, 37), NOTHING)), -1), alpha)
+    assert torch.equal(beyond[:, :300], p)
+    assert not beyond[:, 300:].any()
+    strange = x[:2].clone()
+    strange[0, 3] = torch.nan
+    assert sparse_maps.entmax(strange, alpha)[0].isnan().all()

@@ -77,7 +77,7 @@ def run_of(block: m.BlockConfig, **changes: Any) -> RunConfig:
 @pytest.mark.parametrize("objective", ["masked", "prefix"])
 def test_a_recurrence_sees_no_future(kind: str, objective: str) -> None:
     block = m.BlockConfig(mixer=variants.RECURRENT[kind])
-    with pytest.raises(ConfigError, match=r"reads the past alone|does not go with"):
+    with pytest.raises(ConfigError, match="reads the past alone"):
         runs.check_recipe(run_of(block, objective={"kind": objective}))
     both = run_of(block, objective={"kind": objective}, data={"special": ["<|mask|>"]})
     mask = "bidirectional" if objective == "masked" else "prefix"

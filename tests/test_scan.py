@@ -15,6 +15,7 @@ from temaki.model.scan import columns, diagonal_scan, grouped, parallel_scan, sc
 from temaki.model.scan_complex import complex_on, complex_scan, complex_step
 from temaki.model.selective import selective_on, selective_scan, selective_step
 from temaki.model.short_conv import short_convolution, short_convolution_on, short_convolution_step
+from temaki.model.ssm import powers
 
 CUTS = [0, 0, 1, 64, 127, 192, 600, 600]
 """Pieces of 0, 1, 63, 63, 65, 408 and 0 ids."""
@@ -297,3 +298,14 @@ def test_what_fades_never_becomes_denormal() -> None:
     for found in (y, h):
         assert float(found[-1].abs().max()) == 0.0
         assert not bool(((found != 0) & (found.abs() < small)).any())
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_a_pole_that_underflows_forgets_at_once(dtype: torch.dtype) -> None:
+    a, w = torch.zeros(1, 2, dtype=dtype, requires_grad=True), torch.ones(1, 2, dtype=dtype)
+    kernel = vandermonde(a, w, 3)
+    assert (kernel - torch.tensor([[2.0, 0.0, 0.0]])).abs().max() < 1e-30
+    kernel.sum().backward()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+    assert (powers(a.detach()[0], 3).real - torch.tensor([[1.0], [0.0], [0.0]])).abs().max() < 1e-30

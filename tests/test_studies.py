@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import little_runs
 from temaki.base import device as devices
 from temaki.base import rows
-from temaki.base.errors import ConfigError, RunError
+from temaki.base.errors import ConfigError, DataError, RunError
 from temaki.batches.prepare import Prepared
 from temaki.cli.main import app
 from temaki.model import build
@@ -111,6 +111,10 @@ def test_variants_can_be_chosen_and_strange_ones_are_named() -> None:
         studies.study("norms", Asked(only=("rms", "rsm")))
     assert error.value.found == "rsm"
     assert "layer-post" in error.value.allowed
+    found = studies.study("mixers", Asked(parts=("copy", "text")))
+    assert [part.name for part in found.parts] == ["text", "copy"]
+    with pytest.raises(ConfigError, match="no such part"):
+        studies.study("mixers", Asked(parts=("texts",)))
     for name, asked in (("position", Asked()), ("norms", Asked(pixels="x")), ("norms", Asked(changes=("batch=1",)))):
         with pytest.raises(ConfigError):
             studies.study(name, asked)
@@ -347,6 +351,14 @@ def test_minutes_give_steps_and_too_few_are_refused_before_any_run(text: Path, t
     with pytest.raises(RunError, match="no study"):
         lab.run(study, asked, Length(minutes=None, steps=5), tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["poem.txt"]
+
+
+def test_pictures_that_cannot_be_read_are_refused_before_any_run(text: Path, tmp_path: Path) -> None:
+    asked = Asked(text=str(text), pixels=str(tmp_path / "nowhere"), changes=SMALL, only=("gru",))
+    with pytest.raises(DataError, match="holds no pictures"):
+        lab.run(studies.study("mixers", asked), asked, Length(minutes=None, steps=2, seeds=1), tmp_path / "study")
+    assert not list((tmp_path / "study").rglob("checkpoints"))
+    assert not json.loads((tmp_path / "study" / lab.PLAN).read_text())["parts"]
 
 
 def test_each_optimizer_gets_a_rate_of_its_own_from_another_seed(text: Path, tmp_path: Path) -> None:

@@ -269,8 +269,21 @@ def test_loss_and_accuracy_are_those_of_each_example_alone(tmp_path: Path) -> No
             right += int(p[at].argmax()) == example.targets[at]
     assert (found.asked, found.right) == (asked, right)
     assert 0 < right < asked == 4 * 4 * 7
-    assert found.nats == pytest.approx(nats, rel=1e-10)
+    assert found.losses == pytest.approx(nats, rel=1e-10)
     assert (found.accuracy, found.loss) == (right / asked, pytest.approx(nats / asked, rel=1e-10))
+
+
+def test_validation_is_by_the_loss_that_is_learned(tmp_path: Path, calm: None) -> None:
+    """A rate of nearly nothing: the loss of training rows and of held-out ones is that of one model."""
+    objective = {"kind": "next", "loss": {"kind": "sparsemax"}}
+    pipeline.run_recipe(recipe(TABLES["copy"], objective=objective, optim={"lr": 1e-9}), out=tmp_path / "run")
+    found = list(log.read(tmp_path / "run" / "metrics.jsonl"))
+    trained, judged = (np.mean([e["loss"] for e in found if e["kind"] == kind]) for kind in ("step", "validate"))
+    assert judged == pytest.approx(trained, rel=0.2)  # softmax's is about four times as much
+    told = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "batch.context=8"])
+    assert "no room for an example" in str(told.exception)
+    told = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "--context", "16"])
+    assert "--context is for text" in str(told.exception)
 
 
 def test_a_short_delay_is_learned_and_judged_by_the_commands(tmp_path: Path, calm: None) -> None:

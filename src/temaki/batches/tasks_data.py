@@ -62,6 +62,14 @@ class Exercises:
         assert not isinstance(self.task, PixelsConfig)
         return tasks.task(self.task).longest
 
+    def check(self, context: int) -> None:
+        """Raise ConfigError for rows that have no room for an example."""
+        if context < self.longest:
+            raise ConfigError(
+                "a row has no room for an example of the task", found=f"batch.context {context}",
+                allowed=f"{self.longest} or more", do=f"set batch.context={self.longest} (and batch.tokens a multiple)",
+            )  # fmt: skip
+
     def examples(self, context: int, seed: int) -> Examples:
         """What a run learns from, in rows of `context` ids."""
         if isinstance(self.task, PixelsConfig):

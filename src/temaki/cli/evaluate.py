@@ -33,6 +33,7 @@ def evaluate(
 
     from temaki.base import config as config_door
     from temaki.base import device as devices
+    from temaki.base.errors import ConfigError
     from temaki.batches.tasks_data import Exercises
     from temaki.cli import named
     from temaki.cli.progress import Work
@@ -52,6 +53,8 @@ def evaluate(
     data = pipeline.data_of(config, run)
     pipeline.same_data(opened, data)
     if isinstance(data, Exercises):
+        if context is not None:
+            raise ConfigError("--context is for text: a task is read in rows as it was trained", do="leave it out")
         _task(opened, config, data, run, json)
         return
     window = context or config.batch.context

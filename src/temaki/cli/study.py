@@ -22,6 +22,7 @@ def study(
     steps: int | None = typer.Option(None, help="Steps of each run, in place of --minutes."),
     seeds: int = typer.Option(3, help="Runs of each variant, for the error bars."),
     only: str | None = typer.Option(None, help="Variants to train, a,b,..; all by default."),
+    parts: str | None = typer.Option(None, help="Parts of it: text, copy, ..; all by default."),
     out: Path | None = typer.Option(None, help="Folder of the study; runs/study-NAME by default."),
     json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
 ) -> None:
@@ -46,6 +47,7 @@ def study(
         pixels=None if data is None else str(data.resolve()),
         changes=tuple(changes or ()),
         only=_named(only),
+        parts=_named(parts),
     )
     chosen = studies.study(name, asked)
     fixed = minutes is not None or steps is not None

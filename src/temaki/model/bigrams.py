@@ -27,7 +27,13 @@ from torch import Tensor
 
 from temaki.base.errors import ConfigError
 from temaki.model.attention import Attention
-from temaki.model.config import AttentionConfig, BlockConfig, RopeConfig
+from temaki.model.config import (
+    AttentionConfig,
+    BatchNormConfig,
+    BlockConfig,
+    NormConfig,
+    RopeConfig,
+)
 from temaki.model.decoder import Decoder
 from temaki.model.positions import rope_speeds
 
@@ -53,6 +59,20 @@ def check(vocabulary: int, width: int, tied: bool, init: str) -> None:
             found=f"vocabulary {vocabulary}, width {width}",
             allowed=f"a vocabulary of at most {LARGEST}, a width of at least 4",
             do='choose begin.kind = "random"',
+        )
+
+
+def check_norm(norm: NormConfig) -> None:
+    """Raise ConfigError for a norm before the head that does not leave an embedding's direction as it is.
+
+    >>> check_norm(RmsNormConfig())
+    """
+    if isinstance(norm, BatchNormConfig):
+        raise ConfigError(
+            'begin.kind = "bigrams" reads each id by itself, and batch norm reads all of a batch',
+            found="a last norm of kind batch",
+            allowed="rms, layer or none",
+            do='choose another norm, or begin.kind = "random"',
         )
 
 

@@ -39,7 +39,7 @@ def decayed(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, s: Tensor) -> tuple[
     """
     length = q.shape[-2]
     q, k, v, log_a = (_chunked(each, CHUNK) for each in (q, k, v, log_a[..., None]))
-    total = log_a[..., 0].double().cumsum(-1)  # [.., n, C]: from the chunk's start
+    total = _sums(log_a[..., 0], -1)  # [.., n, C]: from the chunk's start
     inside = (q @ k.mT) * _between(total, q.dtype).tril()
     return _passed(q, k, inside, total, s, lambda i, _: v[..., i, :, :], v.shape[-1], length)
 
@@ -55,7 +55,7 @@ def delta(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, b: Tensor, s: Tensor) 
     """
     length = q.shape[-2]
     q, k, v, log_a, b = (_chunked(each, CHUNK) for each in (q, k, v, log_a[..., None], b[..., None]))
-    total = log_a[..., 0].double().cumsum(-1)
+    total = _sums(log_a[..., 0], -1)
     ratios = _between(total, q.dtype)
     inside = (q @ k.mT) * ratios.tril()
     system = b * (k @ k.mT) * ratios.tril(-1)  # the diagonal's ones are left out
@@ -81,7 +81,7 @@ def decayed_by_key(r: Tensor, k: Tensor, v: Tensor, log_a: Tensor, u: Tensor, s:
     """
     length = r.shape[-2]
     r, k, v, log_a = (_chunked(each, CHUNK_BY_KEY) for each in (r, k, v, log_a))
-    total = log_a.double().cumsum(-2)  # [.., n, C, K]
+    total = _sums(log_a, -2)  # [.., n, C, K]
     before = F.pad(total, (0, 0, 1, -1))
     y = _across(r, k, v, before, total) + _within(r, k, v, before, total)
     y = y + (r * k * u[..., None, None, :]).sum(-1, keepdim=True) * v
@@ -171,6 +171,11 @@ def _chunked(x: Tensor, size: int) -> Tensor:
     """[.., L, X] -> [.., n, C, X], zeros behind: they write nothing and let nothing decay."""
     more = -x.shape[-2] % size
     return F.pad(x, (0, 0, 0, more)).unflatten(-2, ((x.shape[-2] + more) // size, size))
+
+
+def _sums(log_a: Tensor, dim: int) -> Tensor:
+    """Sums from a chunk's start, float64; a share of e^-1e4 is 0 as less would be, and the sums keep their digits."""
+    return log_a.double().clamp(min=-1e4).cumsum(dim)
 
 
 def _between(total: Tensor, dtype: torch.dtype) -> Tensor:

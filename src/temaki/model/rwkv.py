@@ -21,6 +21,10 @@ System = tuple[Tensor, Tensor, Tensor]
 """(w [D], Q [D, R], u [D])."""
 
 
+DEEPEST = 9.0
+"""Above it nothing is left of the past in float64 either; e^x would only overflow, and with it the gradient."""
+
+
 class Rwkv(MemoryMixer):
     """Receptance, keys, values, gate and decay from one stacked matrix; token shift; memory; a norm a head; gate."""
 
@@ -54,7 +58,7 @@ class Rwkv(MemoryMixer):
         """(r, k, v, log a, gate)."""
         d = self.channels
         r, k, v, gate, low = seen.split((d, d, d, d, self.config.rank), -1)
-        log_a = -(system[0] + F.linear(low.tanh(), system[1])).exp()
+        log_a = -(system[0] + F.linear(low.tanh(), system[1])).clamp(max=DEEPEST).exp()
         return r, k * self.keys**-0.5, v, log_a, gate
 
     def remember(self, seen: Tensor, rest: Given, system: System, s: Tensor) -> tuple[Tensor, Tensor]:

@@ -151,15 +151,24 @@ class _Vandermonde(torch.autograd.Function):
             k = torch.arange(low, low + len(p), device=a.device)
             of_w += torch.einsum("dk,kds->ds", part, p.conj())
             of_log += torch.einsum("dk,kds->ds", part * k, p.conj())  # dK_k / da = k w a^k / a
-        return of_log * w.conj() / a.conj(), of_w, None
+        return of_log * w.conj() / floored(a).conj(), of_w, None
 
 
 def _powers(a: Tensor, length: int) -> Iterator[tuple[int, Tensor]]:
     """(k, a^k .. a^(k+63)) for k = 0, 64, ..: [64, D, S], fewer at the end."""
     steps = torch.arange(_POWERS, device=a.device, dtype=a.real.dtype).reshape(-1, 1, 1)
-    log = a.log()
+    log = floored(a).log()
     for low in range(0, length, _POWERS):
         yield low, (log * (steps[: length - low] + low)).exp()
+
+
+def floored(a: Tensor) -> Tensor:
+    """A pole that has underflowed to 0 as the smallest number, so that its logarithm is finite.
+
+    >>> floored(torch.zeros(1, dtype=torch.complex64)).abs().log().isfinite().tolist()
+    [True]
+    """
+    return torch.where(a == 0, torch.finfo(a.dtype).tiny, a)
 
 
 class _Diagonal(torch.autograd.Function):

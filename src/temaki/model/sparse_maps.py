@@ -7,11 +7,15 @@ is lost as alpha nears 1. Derivatives follow from s_i = de/dy = p_i^(2 - alpha) 
 Letters: S scores a row, k of them in the support.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from temaki.base import team
 from temaki.model.maps import HIDDEN, plain_softmax, wide
+from temaki.model.sparse_maps_loops import EntmaxLoop
 
 STEPS = 60
 """Most steps to c: halvings leave float64 no number between the ends; Newton needs about ten."""
@@ -26,7 +30,7 @@ def sparsemax(scores: Tensor) -> Tensor:
     >>> sparsemax(torch.tensor([1.0, 0.8, 0.1, -0.5]))
     tensor([0.6000, 0.4000, 0.0000, 0.0000])
     """
-    return _Entmax.apply(wide(scores), 2.0, _sparsemax)
+    return _by_rows(wide(scores), 2.0, _sparsemax)
 
 
 def entmax15(scores: Tensor) -> Tensor:
@@ -39,7 +43,7 @@ def entmax15(scores: Tensor) -> Tensor:
     >>> entmax15(torch.tensor([1.0, 2.0, 3.0]))
     tensor([0.0000, 0.1693, 0.8307])
     """
-    return _Entmax.apply(wide(scores), 1.5, _entmax15)
+    return _by_rows(wide(scores), 1.5, _entmax15)
 
 
 def entmax(scores: Tensor, alpha: float | Tensor) -> Tensor:
@@ -53,7 +57,7 @@ def entmax(scores: Tensor, alpha: float | Tensor) -> Tensor:
     >>> entmax(torch.tensor([1.0, 0.8, 0.1, -0.5]), 1.25)
     tensor([0.4655, 0.3626, 0.1305, 0.0414])
     """
-    return _Entmax.apply(wide(scores), alpha, None)
+    return _by_rows(wide(scores), alpha, None)
 
 
 def top_k_softmax(scores: Tensor, k: int) -> Tensor:
@@ -90,6 +94,21 @@ def largest(scores: Tensor, k: int) -> Tensor:
     least = scores.topk(k, -1).values[..., -1:]
     above, equal = scores > least, scores == least
     return above | (equal & (equal.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
+
+
+def _by_rows(scores: Tensor, alpha: float | Tensor, solved: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """Entmax by the compiled loop where that serves, alpha being 1..2 and one a row; by the twin elsewhere."""
+    if (
+        not torch.compiler.is_compiling()
+        and scores.numel()
+        and scores.ndim
+        and team.serves(dense := scores.contiguous())
+    ):
+        at = torch.as_tensor(alpha, dtype=scores.dtype, device=scores.device)
+        a_row = at.ndim == 0 or (at.shape[-1] == 1 and at.ndim <= scores.ndim)
+        if a_row and bool(((at >= 1) & (at <= 2)).all()):
+            return EntmaxLoop.apply(dense, (at - 1).expand(*scores.shape[:-1], 1).contiguous())
+    return _Entmax.apply(scores, alpha, solved)
 
 
 # ---- what makes the sum 1 -------------------------------------------------------------------------------------------

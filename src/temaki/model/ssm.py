@@ -17,7 +17,7 @@ from temaki.base.roles import Role
 from temaki.model.config import S4DConfig
 from temaki.model.layout import Layout
 from temaki.model.recurrent import Carried, Given, Recurrent
-from temaki.model.scan import diagonal_scan, looped, scan_on, vandermonde
+from temaki.model.scan import diagonal_scan, floored, looped, scan_on, vandermonde
 
 System = tuple[Tensor, Tensor, Tensor]
 """(Abar, Bbar, C), complex [D, S] each."""
@@ -42,7 +42,7 @@ def powers(abar: Tensor, length: int) -> Tensor:
     tensor([1.0000, 0.5000, 0.2500])
     """
     steps = torch.arange(length, device=abar.device, dtype=abar.real.dtype)
-    return (abar.log() * steps.reshape(-1, *[1] * abar.dim())).exp()
+    return (floored(abar).log() * steps.reshape(-1, *[1] * abar.dim())).exp()
 
 
 def s4d_kernel(abar: Tensor, bbar: Tensor, c: Tensor, length: int) -> Tensor:

@@ -13,7 +13,8 @@ from temaki.generate import text
 from temaki.generate.config import SamplingConfig
 from temaki.generate.torch_executor import TorchExecutor
 from temaki.report import run as report
-from temaki.train import parallel
+from temaki.train import objectives, parallel
+from temaki.train.config import NextConfig
 from temaki.train.hooks import Every, Hook
 from temaki.train.loop import Run
 from temaki.train.step import measured
@@ -96,10 +97,12 @@ class ValidateTask(Every):
         self.data, self.tokens = data, tokens
 
     def act(self, run: Run) -> None:
-        batch = run.config.batch
+        batch, objective = run.config.batch, run.config.objective
+        assert isinstance(objective, NextConfig), "`check_task` has looked"
         held, rows = self.data.held(batch.context), max(1, self.tokens // batch.context)
+        scored = objectives.scored(objective.loss)
         with parallel.speaking(run.model, run.optimizer):
-            found = answered.judge(run.model, held, batch.context, rows, batch.micro_rows)
+            found = answered.judge(run.model, held, batch.context, rows, batch.micro_rows, scored=scored)
         self.numbers = {"step": run.step, "loss": found.loss, "accuracy": found.accuracy}
         run.log.write({"kind": "validate", **self.numbers})
 

@@ -145,6 +145,8 @@ class _Lab:
 
     def _planned(self, said: Mapping[str, Any]) -> dict[str, int]:
         begin = time.perf_counter()
+        for part in self.study.parts:  # a text or folder that cannot be read is refused before the first run
+            self._data(part)
         if self.length.steps is not None:
             steps = {part.name: self.length.steps for part in self.study.parts}
         else:
@@ -175,8 +177,8 @@ class _Lab:
         if min(made.values()) < pace.LEAST:
             raise ConfigError(
                 "--minutes is too short for this study", found=f"{self.length.minutes:g}",
-                allowed=f"about {(least + 60) / 60:.0f} or more here",
-                do="give more minutes, fewer --seeds, or some variants alone: --only a,b",
+                allowed=f"about {math.ceil(least / 60) + 1} or more here",
+                do="give more minutes, fewer --seeds, or fewer variants (--only) or parts (--parts)",
             )  # fmt: skip
         return made
 

@@ -213,6 +213,7 @@ def same_data(opened: opener.Opened, data: Data) -> None:
 def answers(model: Model, data: Exercises, config: RunConfig, rows: int, progress: Progress = quiet) -> Answered:
     """How a model answers a task: in all held-out pictures, or in so many rows that no run has seen."""
     context = config.batch.context
+    data.check(context)
     held = data.held(context, "fresh")
     of = held.rows or rows
     said = "answering: rows"

@@ -92,7 +92,9 @@ class Asked:
     changes: tuple[str, ...] = ()
     """Dotted changes of the recipe on text."""
     only: tuple[str, ...] = ()
-    """Variants that are trained, by name."""
+    """Variants; all where none is named."""
+    parts: tuple[str, ...] = ()
+    """Parts; all where none is named."""
 
 
 def study(name: str, asked: Asked) -> Study:
@@ -110,11 +112,21 @@ def study(name: str, asked: Asked) -> Study:
     context = batch.get("context") if isinstance(batch, Mapping) else None
     if not isinstance(context, int) or isinstance(context, bool) or context < 8:
         raise ConfigError("batch.context: not a row of this study", found=str(context), allowed="8 ids or more")
-    return chosen(made[name](recipe, asked), asked.only)
+    return chosen(made[name](recipe, asked), asked.only, asked.parts)
 
 
-def chosen(found: Study, only: Sequence[str]) -> Study:
-    """The study with these variants alone; parts that lose all are left out. Raises ConfigError for a strange name."""
+def chosen(found: Study, only: Sequence[str], parts: Sequence[str] = ()) -> Study:
+    """The study with these variants and parts alone; parts that lose all are left out, none named: all stay.
+
+    Raises ConfigError for a strange name.
+    """
+    names = [part.name for part in found.parts]
+    strange = [each for each in parts if each not in names]
+    if strange:
+        raise ConfigError(
+            f"the study {found.name} has no such part", found=", ".join(strange), allowed=", ".join(names)
+        )
+    found = replace(found, parts=tuple(part for part in found.parts if not parts or part.name in parts))
     if not only:
         return found
     known = list(dict.fromkeys(each.name for part in found.parts for each in part.variants))
@@ -123,8 +135,8 @@ def chosen(found: Study, only: Sequence[str]) -> Study:
         raise ConfigError(
             f"the study {found.name} has no such variant", found=", ".join(strange), allowed=", ".join(known)
         )
-    parts = [replace(part, variants=tuple(each for each in part.variants if each.name in only)) for part in found.parts]
-    return replace(found, parts=tuple(part for part in parts if part.variants))
+    fewer = [replace(part, variants=tuple(each for each in part.variants if each.name in only)) for part in found.parts]
+    return replace(found, parts=tuple(part for part in fewer if part.variants))
 
 
 Recipe = Mapping[str, Any]
@@ -138,7 +150,7 @@ def _positions(recipe: Recipe, _asked: Asked) -> Study:
         "training length are read after training, as they are.",
         recipe, variants.positions(context), ("length", "order", "spread"),
     )  # fmt: skip
-    return Study("positions", "Where an id stands", "Six ways to tell a decoder the order of its ids.", (part,))
+    return Study("positions", "Where an id stands", "How a decoder is told the order of its ids.", (part,))
 
 
 def _softmax(recipe: Recipe, _asked: Asked) -> Study:

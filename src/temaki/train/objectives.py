@@ -225,13 +225,6 @@ MASKS = {
 def check(config: ObjectiveConfig, model: ModelConfig) -> None:
     """Raise ConfigError for a model whose attention does not fit the objective."""
     allowed = MASKS[config.kind]
-    wrong = sorted((model.masks or {"causal"}) - set(allowed))
-    if wrong:
-        raise ConfigError(
-            f'objective.kind = "{config.kind}" does not go with model.pattern.mixer.mask = "{wrong[0]}"',
-            allowed=" or ".join(f'mask = "{each}"' for each in allowed),
-            do="set the mask of every attention layer, or choose the objective of that mask",
-        )
     recurrent = [block.mixer.kind for block in model.pattern if not isinstance(block.mixer, AttentionConfig)]
     if recurrent and "causal" not in allowed:
         raise ConfigError(
@@ -239,6 +232,13 @@ def check(config: ObjectiveConfig, model: ModelConfig) -> None:
             found=f'model.pattern.mixer.kind = "{recurrent[0]}"',
             allowed='mixers of kind "attention"',
             do='choose attention in every layer, or objective.kind = "next"',
+        )
+    wrong = sorted((model.masks or {"causal"}) - set(allowed))
+    if wrong:
+        raise ConfigError(
+            f'objective.kind = "{config.kind}" does not go with model.pattern.mixer.mask = "{wrong[0]}"',
+            allowed=" or ".join(f'mask = "{each}"' for each in allowed),
+            do="set the mask of every attention layer, or choose the objective of that mask",
         )
     if isinstance(config, SeveralConfig):
         several.check(config, model)

@@ -70,11 +70,8 @@ def check(config: RunConfig, data: Data) -> None:
             allowed=str(data.tokenizer.size), do="leave model.vocabulary out: it is taken from the tokenizer",
         )  # fmt: skip
     check_recipe(config)
-    if isinstance(data, Exercises) and config.batch.context < data.longest:
-        raise ConfigError(
-            "a row has no room for an example of the task", found=f"batch.context {config.batch.context}",
-            allowed=f"{data.longest} or more", do=f"set batch.context={data.longest} (and batch.tokens a multiple)",
-        )  # fmt: skip
+    if isinstance(data, Exercises):
+        data.check(config.batch.context)
     stochastic.check(config.batch.segmentation, data.tokenizer)
     _objective(config, data)
 
@@ -115,6 +112,7 @@ def check_recipe(config: RunConfig) -> None:
                 do='choose begin.kind = "random"',
             )
         bigrams.check(model.vocabulary, model.width, model.tied, model.init)
+        bigrams.check_norm(model.pattern[-1].norm)
         bigrams.check_back(model.blocks[0], config.begin.back)
 
 
