@@ -65,6 +65,7 @@ def check(vocabulary: int, width: int, tied: bool, init: str) -> None:
 def check_norm(norm: NormConfig) -> None:
     """Raise ConfigError for a norm before the head that does not leave an embedding's direction as it is.
 
+    >>> from temaki.model.config import RmsNormConfig
     >>> check_norm(RmsNormConfig())
     """
     if isinstance(norm, BatchNormConfig):
