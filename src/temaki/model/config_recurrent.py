@@ -13,6 +13,12 @@ Positive = Annotated[int, Field(ge=1)]
 Above = Annotated[float, Field(gt=0)]
 
 
+def _check_steps(low: float, high: float) -> None:
+    """Raise ValueError for steps that are no range."""
+    if low > high:
+        raise ValueError(f"step_min ({low}) is above step_max ({high})")
+
+
 @settings
 class S4DConfig:
     """A diagonal state space a channel (S4D-Lin): A_n = -1/2 + i pi n, zero-order hold. Gu et al. 2022, section 4."""
@@ -24,8 +30,7 @@ class S4DConfig:
     step_max: Above = 1e-1
 
     def __post_init__(self) -> None:
-        if self.step_min > self.step_max:
-            raise ValueError(f"step_min ({self.step_min}) is above step_max ({self.step_max})")
+        _check_steps(self.step_min, self.step_max)
 
 
 @settings
@@ -41,8 +46,7 @@ class S4Config:
     """L: ids of the longest piece that training convolves at once; what is learned is C* (I - Abar^L)."""
 
     def __post_init__(self) -> None:
-        if self.step_min > self.step_max:
-            raise ValueError(f"step_min ({self.step_min}) is above step_max ({self.step_max})")
+        _check_steps(self.step_min, self.step_max)
 
 
 @settings
@@ -71,8 +75,7 @@ class S5Config:
     step_max: Above = 1e-1
 
     def __post_init__(self) -> None:
-        if self.step_min > self.step_max:
-            raise ValueError(f"step_min ({self.step_min}) is above step_max ({self.step_max})")
+        _check_steps(self.step_min, self.step_max)
 
 
 @settings
@@ -108,8 +111,7 @@ class MambaConfig:
     step_max: Above = 1e-1
 
     def __post_init__(self) -> None:
-        if self.step_min > self.step_max:
-            raise ValueError(f"step_min ({self.step_min}) is above step_max ({self.step_max})")
+        _check_steps(self.step_min, self.step_max)
 
     def step_rank(self, width: int) -> int:
         """R: of the step's projection."""
@@ -132,8 +134,7 @@ class Mamba2Config:
     step_max: Above = 1e-1
 
     def __post_init__(self) -> None:
-        if self.step_min > self.step_max:
-            raise ValueError(f"step_min ({self.step_min}) is above step_max ({self.step_max})")
+        _check_steps(self.step_min, self.step_max)
 
 
 @settings
